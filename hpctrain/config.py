@@ -1,0 +1,261 @@
+"""The schema of an experiment: YAML → frozen, validated models; components chosen by ``kind``.
+
+A section of an experiment is a component: a class with its own small ``Config``. Its room owns the fields and
+their documentation; this file only knows where each component stands.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from hpctrain import registry
+from hpctrain.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, and strict about the names of its keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "unknown key '{key}'; {hint}",
+                        {
+                            "key": str(key),
+                            "hint": registry.nearest(str(key), cls.model_fields, "known keys are"),
+                        },
+                    )
+        return data
+
+
+class ComponentConfig(Section):
+    """Base of the ``Config`` that a component owns; ``kind`` is its name in the YAML."""
+
+    owner: ClassVar[type]
+    """The component class, set when it is registered."""
+    kind: str
+
+    def build(self, *args: Any, **kwargs: Any) -> Any:
+        """The component this configures: ``owner(self, *args, **kwargs)``."""
+        return type(self).owner(self, *args, **kwargs)
+
+
+AnyComponent = SerializeAsAny[ComponentConfig]
+"""A component's configuration of whatever kind, written out with all its fields."""
+
+
+def component(group: str, default: str | None = None) -> BeforeValidator:
+    """Marks a field that holds the ``Config`` of one component of ``group``.
+
+    In YAML the field is a mapping with ``kind`` (``default`` when absent), or just the kind:
+
+        model: Annotated[SerializeAsAny[ComponentConfig], component("models")]
+    """
+
+    def choose(value: Any) -> Any:
+        if isinstance(value, ComponentConfig):
+            return value
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError(
+                "not_a_section", "expected a mapping with 'kind', got {got}", {"got": repr(value)}
+            )
+        kind = value.get("kind", default)
+        if not isinstance(kind, str):
+            known = ", ".join(registry.kinds(group))
+            raise PydanticCustomError("no_kind", "needs 'kind', one of {known}", {"known": known})
+        try:
+            owner = registry.find(group, kind)
+        except UserError as error:
+            raise PydanticCustomError("unknown_kind", "{text}", {"text": str(error)}) from error
+        return owner.Config.model_validate({**value, "kind": kind})
+
+    return BeforeValidator(choose)
+
+
+def section(group: str, default: str) -> Any:
+    """Default of a section that may be left out of the YAML: the component ``default`` as it comes."""
+    return Field(
+        default_factory=lambda: registry.find(group, default).Config(), description=f"{group}: {default}"
+    )
+
+
+class TrackingConfig(Section):
+    """Where metrics go beside ``metrics.jsonl``."""
+
+    wandb: bool = False
+    """Also log to Weights & Biases (needs the extra ``tracking``)."""
+    wandb_mode: Annotated[str, Field(pattern="^(offline|online)$")] = "offline"
+    """``offline`` keeps the record in the run directory (``wandb sync`` sends it later)."""
+    project: str = "hpctrain"
+    """Project name at Weights & Biases."""
+
+
+class Experiment(Section):
+    """One experiment: what is generated, learned, compressed and emitted."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Name of the run; its directory is ``output/name``."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    """Everything random follows from it."""
+    output: Path = Path("runs")
+    """Folder that holds the run directories."""
+    generate: Annotated[AnyComponent, component("ingest", "pythia_whole_detector")] = section(
+        "ingest", "pythia_whole_detector"
+    )
+    """Where events come from."""
+    task: Annotated[AnyComponent, component("tasks", "image_classification")] = section(
+        "tasks", "image_classification"
+    )
+    """What is learned, with its model."""
+    training: Annotated[AnyComponent, component("training", "data_parallel")] = section(
+        "training", "data_parallel"
+    )
+    """The loop: epochs, batches, optimiser."""
+    evaluate: Annotated[AnyComponent, component("evaluate", "classifier")] = section("evaluate", "classifier")
+    """What is measured on held-out events, and against which baselines."""
+    compress: Annotated[AnyComponent, component("compress", "prune_quantise")] = section(
+        "compress", "prune_quantise"
+    )
+    """Pruning and quantisation."""
+    firmware: Annotated[AnyComponent, component("firmware", "hls4ml")] = section("firmware", "hls4ml")
+    """The firmware project and its verification."""
+    report: Annotated[AnyComponent, component("report", "html")] = section("report", "html")
+    """The page of the run."""
+    launch: Annotated[AnyComponent, component("launch", "local")] = section("launch", "local")
+    """Where ranks come from. It changes the speed of a run, not its result."""
+    tracking: TrackingConfig = TrackingConfig()
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file and apply ``key.sub=value`` overrides. Raises ``UserError``."""
+        return cls.from_mapping(read_yaml(path), overrides, source=str(path))
+
+    @classmethod
+    def from_mapping(cls, data: Any, overrides: Sequence[str] = (), source: str = "configuration") -> Self:
+        """Validate a mapping as read from YAML; ``source`` names it in errors."""
+        if not isinstance(data, Mapping):
+            raise UserError(f"{source}: expected 'key: value' lines, found {type(data).__name__}")
+        merged: dict[str, Any] = dict(data)
+        for override in overrides:
+            apply_override(merged, override)
+        try:
+            return cls.model_validate(merged)
+        except ValidationError as error:
+            raise UserError(f"{source}: {_describe(error)}") from error
+
+    def to_yaml(self) -> str:
+        """The resolved configuration: every key, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader that refuses a key given twice (YAML would silently keep the last)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if isinstance(key, str | int | float) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(str(key) if not isinstance(key, str | int | float) else key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file. Raises ``UserError`` naming file, line and what is wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = registry.nearest(
+            path.name, [p.name for p in path.parent.glob("*.y*ml")] or ["none"], "there are"
+        )
+        raise UserError(f"no configuration file {path}", hint=f"In {path.parent}: {near}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set ``a.b.c=value`` in nested mappings (numbers index lists); the value is parsed as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"override {override!r} is not of the form key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: the value is not valid YAML", hint="Quote it") from error
+    *parents, last = key.split(".")
+    here: Any = data
+    for depth, name in enumerate(parents):
+        if isinstance(here, list):
+            here = here[_index(here, name, override)]
+            continue
+        if isinstance(here.get(name), str):  # a section given as just its kind
+            here[name] = {"kind": here[name]}
+        elif here.get(name) is None:
+            here[name] = {}
+        elif isinstance(here[name], Mapping):
+            here[name] = dict(here[name])  # never change what the caller gave
+        elif isinstance(here[name], Sequence):
+            here[name] = list(here[name])
+        else:
+            raise UserError(
+                f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section"
+            )
+        here = here[name]
+    if isinstance(here, list):
+        here[_index(here, last, override)] = value
+    else:
+        here[last] = value
+
+
+def _index(items: list[Any], name: str, override: str) -> int:
+    if not name.isdigit() or int(name) >= len(items):
+        raise UserError(f"override {override!r}: {name!r} is not one of the positions 0 to {len(items) - 1}")
+    return int(name)
+
+
+def _describe(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"])
+        text = item["msg"]
+        if item["type"] not in {"unknown_key", "unknown_kind", "no_kind", "not_a_section", "missing"}:
+            text = f"{text} (got {item['input']!r})"
+        lines.append(f"{where}: {text}" if where else text)
+    return "; ".join(lines)

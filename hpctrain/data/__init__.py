@@ -1,0 +1,1 @@
+"""Shards, order of samples, loading."""

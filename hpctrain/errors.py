@@ -1,0 +1,28 @@
+"""What may go wrong, in the user's words."""
+
+
+class HpctrainError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class UserError(HpctrainError):
+    """A mistake or a missing thing that the user can cure: shown as one line, exit code 2, no traceback.
+
+    ``message`` says what is wrong and where (file, key, dataset); ``hint`` says how to cure it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message.rstrip('.')}. {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Errors travel between processes (ranks, Dask workers); keyword arguments need this to survive pickling.
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(cls: type[UserError], message: str, hint: str) -> UserError:
+    return cls(message, hint=hint)

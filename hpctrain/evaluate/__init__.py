@@ -1,0 +1,1 @@
+"""Evaluation: scores of the best checkpoint turned into figures with errors."""

@@ -1,0 +1,1 @@
+"""hls4ml projects, bit-exact check, resource estimates."""

@@ -1,0 +1,1 @@
+"""Events in: generated or converted, written as shards."""

@@ -1,0 +1,1 @@
+"""Where ranks come from: this machine, Slurm, a container."""

@@ -1,0 +1,95 @@
+"""What this machine has and which versions run: facts for the record of a run, the doctor and defaults."""
+
+import contextlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import hpctrain
+
+PACKAGES = (
+    "torch", "numpy", "h5py", "pydantic", "scikit-learn", "matplotlib", "mpi4py", "mpich", "pythia8mc", "fastjet",
+    "awkward", "dask", "hls4ml", "torch-geometric", "alkaid", "wandb", "tensorflow", "horovod",
+)  # fmt: skip
+
+
+def cores() -> int:
+    """Cores this process may use: the affinity mask, cut down by a cgroup's CPU quota (containers, batch jobs)."""
+    available = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            available = min(available, max(1, int(quota) // int(period)))
+    return available
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of this cgroup where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return total
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size that this process, or one child it has waited for, ever had."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(own, children) * 1024
+
+
+def cpu_model() -> str:
+    """The processor's name, from /proc/cpuinfo."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def package_version(name: str) -> str | None:
+    """Installed version of a distribution, None when it is absent."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def commit() -> str | None:
+    """The commit of a source checkout of hpctrain, ``+`` appended when files differ; None when installed."""
+    root = Path(hpctrain.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = subprocess.run(
+            ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            ["git", "-C", root, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def describe() -> dict[str, Any]:
+    """Everything a reader of a report needs to know of the machine (JSON types)."""
+    return {
+        "hpctrain": hpctrain.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "cpu": cpu_model(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
+        "load_average": list(os.getloadavg()),
+        "packages": {name: v for name in PACKAGES if (v := package_version(name))},
+    }

@@ -1,0 +1,1 @@
+"""Networks, nothing else; one file a family."""

@@ -1,0 +1,1 @@
+"""Who am I among the ranks; sums and broadcasts between them."""

@@ -1,0 +1,1 @@
+"""Physics as pure functions: generators' settings, detector, jets, images, features."""

@@ -1,0 +1,161 @@
+"""The run directory: the whole record of an experiment, and all that later steps need.
+
+runs/NAME/
+  config.yaml        the resolved configuration
+  environment.json   machine and versions
+  metrics.jsonl      metrics of every step
+  steps/STEP.json    what each finished step did, with which inputs, how long, how much memory
+  logs/              what each step printed
+  data/ checkpoints/ evaluation/ compressed/ firmware/ figures/
+  summary.json       the headline figures of every finished step
+  report.html
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hpctrain import machine
+from hpctrain.config import Experiment
+from hpctrain.errors import UserError
+from hpctrain.files import read_json, write_atomically, write_json
+from hpctrain.track import Tracker, WandbSink
+
+
+class RunDirectory:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDirectory":
+        """A run directory that exists. Raises ``UserError`` when it is none."""
+        run = cls(path)
+        if not run.config_path.is_file():
+            what = "has no config.yaml" if path.is_dir() else "does not exist"
+            raise UserError(f"{path} {what}", hint="Start a run with `hpctrain run CONFIG.yaml`")
+        return run
+
+    @classmethod
+    def create(cls, experiment: Experiment) -> "RunDirectory":
+        """Write (or rewrite) the configuration and the machine's description of ``output/name``."""
+        run = cls(experiment.output / experiment.name)
+        write_atomically(run.config_path, experiment.to_yaml())
+        write_json(run.path / "environment.json", machine.describe())
+        for folder in (run.logs, run.steps):
+            folder.mkdir(exist_ok=True)
+        run.__dict__.pop("experiment", None)
+        return run
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The configuration of this run."""
+        return Experiment.load(self.config_path)
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report_path(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def compressed(self) -> Path:
+        return self.path / "compressed"
+
+    @property
+    def firmware(self) -> Path:
+        return self.path / "firmware"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps"
+
+    def progress_path(self, step: str) -> Path:
+        """Where the tracker of a step says how far it is."""
+        return self.logs / f"{step}.progress"
+
+    def tracker(self, step: str, *, active: bool = True) -> Tracker:
+        """The tracker of a step: JSON lines, and Weights & Biases when the experiment asks for it."""
+        sink = None
+        if active and self.experiment.tracking.wandb:
+            sink = WandbSink(
+                self.experiment.tracking,
+                self.experiment.name,
+                self.path,
+                self.experiment.model_dump(mode="json"),
+            )
+        return Tracker(step, self.metrics_path, self.progress_path(step), active=active, sink=sink)
+
+    def step_record(self, step: str) -> dict[str, Any] | None:
+        """What a finished step left (see ``finish_step``), None when it has not finished."""
+        record: dict[str, Any] | None = read_json(self.steps / f"{step}.json")
+        return record
+
+    def finish_step(self, step: str, record: dict[str, Any]) -> None:
+        """Record a finished step and bring ``summary.json`` up to date."""
+        write_json(self.steps / f"{step}.json", {"step": step, **record})
+        write_json(self.summary_path, self.summary())
+
+    def forget_step(self, step: str) -> None:
+        """A step about to be done again is not done."""
+        (self.steps / f"{step}.json").unlink(missing_ok=True)
+
+    def summary(self) -> dict[str, Any]:
+        """Headline figures of every finished step, by step."""
+        records = [read_json(path) for path in sorted(self.steps.glob("*.json"))]
+        return {record["step"]: record["summary"] for record in records}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second hpctrain out of this directory; released by the system when the process ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = os.read(descriptor, 64).decode() or "?"
+                raise UserError(
+                    f"{self.path} is in use by another hpctrain (process {owner})",
+                    hint="Wait for it, or start another run with name=NEW",
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)

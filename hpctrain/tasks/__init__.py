@@ -1,0 +1,1 @@
+"""What is learned: phases, losses and metrics of one kind of problem."""

@@ -1,0 +1,122 @@
+"""Metrics of a run: JSON lines always, Weights & Biases when asked.
+
+One process writes (rank 0, or the only one). A line is a flat JSON object with ``time``, ``step`` (of the
+pipeline), ``event`` and the values of that event; lines are never rewritten, so a killed run keeps them all.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from hpctrain.config import TrackingConfig
+from hpctrain.errors import UserError
+from hpctrain.files import as_user_error
+
+
+class Sink(Protocol):
+    """Somewhere else that metrics go."""
+
+    def log(self, values: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Tracker:
+    """Writes the metrics of one step; silent on every rank but the first."""
+
+    def __init__(
+        self, step: str, metrics: Path, progress: Path, *, active: bool = True, sink: Sink | None = None
+    ) -> None:
+        self.step = step
+        self.active = active
+        self._metrics = metrics
+        self._progress = progress
+        self._sink = sink if active else None
+        self._last_progress = 0.0
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append one line. Values are JSON types; NaN and infinity are written as null."""
+        if not self.active:
+            return
+        line = {"time": round(time.time(), 3), "step": self.step, "event": event, **_finite(values)}
+        try:
+            # One write of one line, appended: readers never see half of it.
+            with self._metrics.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise as_user_error(error, self._metrics) from error
+        if self._sink is not None:
+            self._sink.log({f"{self.step}/{k}": v for k, v in values.items() if isinstance(v, int | float)})
+
+    def progress(self, done: float, total: float, unit: str = "", **values: Any) -> None:
+        """Tell the user how far the step is; at most a few times a second reach the disk."""
+        now = time.monotonic()
+        if not self.active or (done < total and now - self._last_progress < 0.2):
+            return
+        self._last_progress = now
+        record = {"step": self.step, "done": done, "total": total, "unit": unit, **_finite(values)}
+        temporary = self._progress.with_suffix(".tmp")
+        try:
+            temporary.write_text(json.dumps(record))
+            temporary.replace(self._progress)
+        except OSError as error:
+            raise as_user_error(error, self._progress) from error
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class WandbSink:
+    """Weights & Biases, offline unless the configuration says otherwise."""
+
+    def __init__(self, config: TrackingConfig, name: str, folder: Path, experiment: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "tracking.wandb is on but wandb is not installed", hint="pip install 'hpctrain[tracking]'"
+            ) from error
+        self._run = wandb.init(
+            project=config.project, name=name, dir=str(folder), mode=config.wandb_mode, config=experiment,
+            resume="allow", settings=wandb.Settings(silent=True),
+        )  # fmt: skip
+
+    def log(self, values: dict[str, Any]) -> None:
+        self._run.log(values)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a metrics file; a last line torn by a kill is passed over."""
+    lines = []
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
