@@ -44,7 +44,7 @@ def effective_events(weight: ArrayLike, axis: int = -1) -> Floats:
     """
     array = np.asarray(weight, dtype=np.float64)
     total, squares = array.sum(axis=axis), (array**2).sum(axis=axis)
-    return np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0)
+    return np.asarray(np.divide(total**2, squares, out=np.zeros_like(squares), where=squares > 0))
 
 
 def split_weights(weight: ArrayLike, process: ArrayLike, fractions: ArrayLike) -> Floats:

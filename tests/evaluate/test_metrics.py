@@ -1,0 +1,78 @@
+"""Figures, their errors and the warnings they carry."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from hpctrain.errors import UserError
+from hpctrain.evaluate.bootstrap import Estimate
+from hpctrain.evaluate.metrics import Sample, auc_difference, classification_metrics, figure
+from hpctrain.evaluate.roc import roc_curve
+
+GENERATOR = np.random.default_rng(21)
+LABEL = GENERATOR.integers(0, 2, 1500)
+SCORE = GENERATOR.normal(LABEL * 1.5, 1.0)
+# One background event in twenty carries a thousand times the weight of the others, as p̂T slices do.
+WEIGHT = np.where((LABEL == 0) & (np.arange(1500) % 20 == 0), 1000.0, 1.0)
+
+
+def test_values_are_those_of_the_curve_and_errors_are_positive() -> None:
+    found = classification_metrics(LABEL, SCORE, WEIGHT, fprs=(0.1, 0.01), replicas=100, seed=3)
+    plain, weighted = roc_curve(LABEL, SCORE), roc_curve(LABEL, SCORE, WEIGHT)
+    assert found["auc"]["value"] == pytest.approx(plain.auc)
+    assert found["weighted"]["auc"]["value"] == pytest.approx(weighted.auc)
+    assert found["tpr_at_fpr"]["0.1"]["value"] == pytest.approx(plain.tpr_at_fpr(0.1))
+    assert found["weighted"]["tpr_at_fpr"]["0.01"]["value"] == pytest.approx(weighted.tpr_at_fpr(0.01))
+    assert 0 < found["auc"]["error"] < found["weighted"]["auc"]["error"] < 0.2
+    json.dumps(found, allow_nan=False)
+
+
+def test_background_above_the_threshold_is_counted() -> None:
+    found = classification_metrics(LABEL, SCORE, WEIGHT, fprs=(0.1,), replicas=20)
+    for entry, weight in ((found, np.ones(1500)), (found["weighted"], WEIGHT)):
+        point = entry["tpr_at_fpr"]["0.1"]
+        passed = weight[(LABEL == 0) & (SCORE >= point["threshold"])]
+        assert point["n_eff"] == pytest.approx(passed.sum() ** 2 / (passed**2).sum())
+
+
+def test_few_effective_events_carry_a_warning() -> None:
+    found = classification_metrics(LABEL, SCORE, WEIGHT, fprs=(0.2, 0.001), replicas=20)
+    assert "warning" not in found["tpr_at_fpr"]["0.2"]
+    assert "fewer than 10" in found["tpr_at_fpr"]["0.001"]["warning"]
+    assert "effective" in found["weighted"]["tpr_at_fpr"]["0.001"]["warning"]
+    assert "warning" not in figure(Estimate(1, 0, 1, 1), n_eff=10, of="events")
+    assert "undefined" in figure(Estimate(1, 0, 1, 1, undefined=2), n_eff=10, of="events")["warning"]
+
+
+def test_without_weights_there_is_no_weighted_part() -> None:
+    assert "weighted" not in classification_metrics(LABEL, SCORE, replicas=20)
+
+
+def test_the_same_seed_gives_the_same_figures() -> None:
+    one, other = (classification_metrics(LABEL, SCORE, WEIGHT, replicas=30, seed=9) for _ in range(2))
+    assert one == other
+    assert one["auc"] != classification_metrics(LABEL, SCORE, WEIGHT, replicas=30, seed=8)["auc"]
+
+
+def test_one_class_alone_is_refused() -> None:
+    with pytest.raises(UserError, match="signal"):
+        classification_metrics(np.zeros(10), np.arange(10))
+
+
+def test_difference_of_a_model_from_itself_is_nothing() -> None:
+    assert auc_difference(LABEL, SCORE, 2 * SCORE, WEIGHT, replicas=20)["value"] == 0
+    worse = SCORE + GENERATOR.normal(0, 0.3, 1500)
+    found = auc_difference(LABEL, SCORE, worse, replicas=100)
+    assert found["value"] == pytest.approx(roc_curve(LABEL, SCORE).auc - roc_curve(LABEL, worse).auc)
+    assert 0 < found["error"] < classification_metrics(LABEL, SCORE, replicas=100)["auc"]["error"]
+
+
+def test_counts() -> None:
+    counts = Sample.of(LABEL, WEIGHT).counts()
+    assert counts["signal"]["raw"] == counts["signal"]["n_eff"] == LABEL.sum()
+    background = WEIGHT[LABEL == 0]
+    assert counts["background"]["expected"] == background.sum()
+    assert counts["background"]["n_eff"] < background.size
