@@ -50,4 +50,9 @@ class Particles:
         return Particles(n_events=int(starts[-1]), **fields)
 
 
+def sum_by(group: Ints, values: Floats, groups: int) -> Floats:
+    """Sum of ``values`` in each of ``groups`` groups, (groups,); ``group`` numbers them from 0."""
+    return np.asarray(np.bincount(group, weights=values, minlength=groups), dtype=np.float64)
+
+
 _COLUMNS = ("event", "pdg", "charge", "px", "py", "pz", "e", "x", "y", "z")
