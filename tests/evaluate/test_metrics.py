@@ -34,7 +34,7 @@ def test_background_above_the_threshold_is_counted() -> None:
     found = classification_metrics(LABEL, SCORE, WEIGHT, fprs=(0.1,), replicas=20)
     for entry, weight in ((found, np.ones(1500)), (found["weighted"], WEIGHT)):
         point = entry["tpr_at_fpr"]["0.1"]
-        passed = weight[(LABEL == 0) & (SCORE >= point["threshold"])]
+        passed = weight[(LABEL == 0) & (point["threshold"] <= SCORE)]
         assert point["n_eff"] == pytest.approx(passed.sum() ** 2 / (passed**2).sum())
 
 
