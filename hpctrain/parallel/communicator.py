@@ -1,0 +1,103 @@
+"""The one thing the package knows of other ranks: sums, broadcasts and barriers between them."""
+
+import os
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from hpctrain.config import ComponentConfig
+from hpctrain.parallel.environment import Ranks, detect
+
+Operation = Literal["sum", "max", "min"]
+
+
+class Communicator(Protocol):
+    """Rank, size and the collective operations; every rank calls the same ones in the same order."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    def all_reduce(self, tensor: Tensor, operation: Operation = "sum") -> Tensor:
+        """Combine ``tensor`` over ranks, in place, the same on all; returns it."""
+        ...
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """Make ``tensor`` what it is on ``source``, in place; returns it."""
+        ...
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's (picklable) value, by rank, on every rank."""
+        ...
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group in good order."""
+        ...
+
+
+class SingleCommunicator:
+    """One rank: nothing to combine."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device = device or torch.device("cpu")
+
+    def all_reduce(self, tensor: Tensor, operation: Operation = "sum") -> Tensor:
+        return tensor
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        return tensor
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+    def barrier(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def connect(engine: ComponentConfig, ranks: Ranks | None = None) -> Communicator:
+    """Join the ranks that the environment describes with the engine configured; alone, no engine is needed."""
+    ranks = ranks or detect(os.environ)
+    if ranks.size == 1:
+        return SingleCommunicator()
+    communicator: Communicator = engine.build(ranks)
+    return communicator
+
+
+def broadcast_state(module: nn.Module, communicator: Communicator) -> None:
+    """Make parameters and buffers of every rank those of rank 0."""
+    if communicator.size > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            communicator.broadcast(tensor.detach())
+
+
+def sum_gradients(parameters: Iterable[Tensor], extra: Tensor, communicator: Communicator) -> Tensor:
+    """Sum the gradients over ranks, in place, in one message; returns the sum of ``extra`` (k,).
+
+    A parameter without a gradient on this rank counts as zero. ``extra`` (loss and weight sums) rides along in
+    the gradients' precision.
+    """
+    parameters = list(parameters)
+    if communicator.size == 1:
+        return extra
+    pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
+    message = communicator.all_reduce(torch.cat([*pieces, extra.to(parameters[0].dtype)]))
+    start = 0
+    for parameter in parameters:
+        grad = message[start : start + parameter.numel()].view_as(parameter)
+        parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.copy_(grad)
+        start += parameter.numel()
+    return message[start:].to(extra.dtype)
