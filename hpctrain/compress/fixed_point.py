@@ -97,14 +97,14 @@ class FixedPoint:
 
     def quantise(self, values: Tensor) -> Tensor:
         """``values`` (any shape) on this type's grid, same dtype; exact where the dtype holds 2·width bits."""
-        scaled = torch.ldexp(values, torch.tensor(self.fraction, device=values.device))
+        scaled = values * math.ldexp(1.0, self.fraction)
         codes = torch.floor(scaled + 0.5 if self.rounding == "RND" else scaled)
         low, high = self.lowest / self.step, self.highest / self.step
         if self.saturation == "SAT":
             codes = codes.clamp(low, high)
         else:
             codes = torch.remainder(codes - low, math.ldexp(1.0, self.width)) + low
-        return torch.ldexp(codes, torch.tensor(-self.fraction, device=values.device))
+        return codes * self.step
 
     def overflows(self, values: Tensor) -> Tensor:
         """Boolean, same shape: where rounding leaves a number that this type cannot hold."""

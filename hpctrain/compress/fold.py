@@ -40,11 +40,11 @@ def fold_batchnorm(network: nn.Sequential) -> nn.Sequential:
 def _absorb(name: str, layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
     if norm.running_mean is None or norm.running_var is None:
         raise UserError(f"BatchNorm '{name}' keeps no running statistics", hint="track_running_stats=True")
-    assert_shapes: tuple[int, ...] = (-1, *([1] * (layer.weight.dim() - 1)))  # type: ignore[operator]
+    per_output: tuple[int, ...] = (-1, *([1] * (layer.weight.dim() - 1)))  # type: ignore[operator]
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.affine:
         scale = scale * norm.weight.double()
     shift = norm.bias.double() if norm.affine else torch.zeros_like(scale)
     weight, bias = layer.weight, layer.bias
-    weight.copy_(weight.double() * scale.reshape(assert_shapes))  # type: ignore[operator]
+    weight.copy_(weight.double() * scale.reshape(per_output))  # type: ignore[operator]
     bias.copy_((bias.double() - norm.running_mean.double()) * scale + shift)  # type: ignore[operator]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
+from typing import NoReturn
 
 import torch
 from torch import fx, nn
@@ -112,23 +114,30 @@ def _check_convolution(network: nn.Module, name: str, layer: nn.Conv1d | nn.Conv
 
 
 def _check_pooling(network: nn.Module, name: str, layer: nn.Module) -> None:
-    def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
-        return value if isinstance(value, tuple) else (value,) * (2 if "2d" in type(layer).__name__ else 1)
-
-    window = pair(layer.kernel_size)  # type: ignore[arg-type]
-    if pair(layer.stride) != window or any(pair(layer.padding)) or layer.ceil_mode:  # type: ignore[arg-type]
+    window = _pair(layer, "kernel_size")
+    if _pair(layer, "stride") != window or any(_pair(layer, "padding")) or layer.ceil_mode:
         _refuse(network, name, f"{type(layer).__name__} whose windows overlap or are padded",
                 "stride equal to the window, no padding, ceil_mode=False")  # fmt: skip
-    if getattr(layer, "dilation", 1) not in (1, (1, 1)):
+    if getattr(layer, "dilation", 1) not in (1, (1,), (1, 1)):
         _refuse(network, name, "dilated pooling", "dilation=1")
     if isinstance(layer, AVERAGE_POOL):
-        count = torch.Size(window).numel()
+        count = window_size(layer)
         if count & (count - 1):
             _refuse(network, name, f"{type(layer).__name__} over {count} values",
                     "a window of 2, 4, 8 … values, whose mean is exact in fixed point")  # fmt: skip
 
 
-def _refuse(network: nn.Module, name: str, kind: str, nearest: str = "") -> None:
+def _pair(layer: nn.Module, attribute: str) -> tuple[int, ...]:
+    value: int | tuple[int, ...] = getattr(layer, attribute)
+    return value if isinstance(value, tuple) else (value,) * (2 if "2d" in type(layer).__name__ else 1)
+
+
+def window_size(layer: nn.Module) -> int:
+    """Number of values in a pooling window."""
+    return math.prod(_pair(layer, "kernel_size"))
+
+
+def _refuse(network: nn.Module, name: str, kind: str, nearest: str = "") -> NoReturn:
     nearest = nearest or _NEAREST.get(
         kind, "Conv1d, Conv2d, BatchNorm, ReLU, MaxPool, AvgPool, Flatten, Linear"
     )
