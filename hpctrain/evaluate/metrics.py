@@ -84,10 +84,8 @@ def roc_statistic(sample: Sample, ranking: Ranking, fprs: Sequence[float], *, we
 
     def statistic(multiplicity: Floats) -> Figures:
         fpr, tpr = ranking.rates(sample.rows(multiplicity, weighted))
-        figures = {"auc": area(fpr, tpr)}
-        for target in fprs:
-            figures[f"tpr {target:g}"] = tpr_at_fpr(fpr, tpr, np.full(len(fpr), target))
-        return figures
+        at = tpr_at_fpr(fpr, tpr, fprs)
+        return {"auc": area(fpr, tpr), **{f"tpr {target:g}": at[:, i] for i, target in enumerate(fprs)}}
 
     return statistic
 
@@ -100,11 +98,10 @@ def roc_figures(
     weight = sample.weight if weighted else np.ones(sample.weight.size)
     smaller = min(effective_events(weight[members]) for members in (sample.label, ~sample.label))
     tpr = {}
-    for target in fprs:
-        vertex = int(vertex_at_fpr(curve.fpr, target))
+    for target, vertex in zip(fprs, vertex_at_fpr(curve.fpr, fprs), strict=True):
         tpr[f"{target:g}"] = figure(
             found[f"tpr {target:g}"],
-            n_eff=background_n_eff(sample, ranking, vertex, weighted=weighted),
+            n_eff=background_n_eff(sample, ranking, int(vertex), weighted=weighted),
             of="background events above the threshold",
             threshold=_finite(curve.threshold[vertex]),
         )
@@ -144,31 +141,6 @@ def classification_metrics(
         figures = roc_figures(sample, ranking, found, fprs, weighted=weighted)
         result |= {"weighted": figures} if weighted else figures
     return result
-
-
-def auc_difference(
-    label: ArrayLike,
-    score: ArrayLike,
-    reference: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    replicas: int = 300,
-    seed: int = 0,
-) -> Figure:
-    """AUC(score) − AUC(reference) on the same events (n,), with the error of the paired difference."""
-    sample = Sample.of(label, weight)
-    rankings = Ranking.of(label, score), Ranking.of(label, reference)
-    for ranking in rankings:
-        ranking.curve(weight)
-
-    def statistic(multiplicity: Floats) -> Figures:
-        rows = sample.rows(multiplicity, weight is not None)
-        first, second = (area(*ranking.rates(rows)) for ranking in rankings)
-        return {"difference": first - second}
-
-    found = bootstrap(statistic, sample.label.size, replicas=replicas, seed=seed)["difference"]
-    smaller = min(effective_events(sample.weight[members]) for members in (sample.label, ~sample.label))
-    return figure(found, n_eff=float(smaller), of="events of the smaller class")
 
 
 def _finite(number: float) -> float | None:

@@ -57,11 +57,11 @@ class RocCurve:
 
     def tpr_at_fpr(self, fpr: float) -> float:
         """See :func:`tpr_at_fpr`."""
-        return float(tpr_at_fpr(self.fpr, self.tpr, fpr))
+        return float(tpr_at_fpr(self.fpr, self.tpr, [fpr])[0])
 
     def threshold_at_fpr(self, fpr: float) -> float:
         """Loosest threshold whose FPR does not exceed ``fpr``; infinity when a single event is too much."""
-        return float(self.threshold[vertex_at_fpr(self.fpr, fpr)])
+        return float(self.threshold[vertex_at_fpr(self.fpr, [fpr])[0]])
 
 
 @dataclass(frozen=True)
@@ -150,16 +150,20 @@ def area(fpr: Floats, tpr: Floats) -> Floats:
 
 
 def vertex_at_fpr(fpr: Floats, target: ArrayLike) -> NDArray[np.int64]:
-    """Index of the loosest vertex with FPR ≤ target, in each of the curves (..., k + 1): shape (...).
+    """Index of the loosest vertex with FPR ≤ target, in each of the curves (..., k + 1).
 
-    ``target`` is one number or one a curve. A vertex within rounding of the target counts as at it.
+    ``target`` is (m,), or (..., m) to ask each curve its own; the result is (..., m). A vertex
+    within rounding of the target counts as at it.
     """
-    limit = np.asarray(target, dtype=np.float64)[..., None]
-    return np.asarray(np.count_nonzero(fpr <= limit * (1 + 1e-12), axis=-1) - 1).clip(min=0)
+    wanted = np.asarray(target, dtype=np.float64) * (1 + 1e-12)
+    rows = fpr.reshape(-1, fpr.shape[-1])
+    limits = np.broadcast_to(wanted, (*fpr.shape[:-1], wanted.shape[-1])).reshape(len(rows), -1)
+    found = [np.searchsorted(row, limit, side="right") for row, limit in zip(rows, limits, strict=True)]
+    return (np.asarray(found) - 1).clip(min=0).reshape(*fpr.shape[:-1], -1)
 
 
 def tpr_at_fpr(fpr: Floats, tpr: Floats, target: ArrayLike) -> Floats:
-    """TPR at FPR = ``target`` in each of the curves (..., k + 1): shape (...).
+    """TPR at the FPRs ``target``, (m,) or (..., m), in each of the curves (..., k + 1): (..., m).
 
     Between two vertices the curve is a straight line (a random choice between the two thresholds
     realises it). Below the first background event there is nothing to interpolate to: the TPR is
@@ -168,10 +172,8 @@ def tpr_at_fpr(fpr: Floats, tpr: Floats, target: ArrayLike) -> Floats:
     wanted = np.asarray(target, dtype=np.float64)
     below = vertex_at_fpr(fpr, wanted)
     above = np.minimum(below + 1, fpr.shape[-1] - 1)
-
-    def at(array: Floats, index: NDArray[np.int64]) -> Floats:
-        return np.take_along_axis(array, index[..., None], axis=-1)[..., 0]
-
-    start, width = at(fpr, below), at(fpr, above) - at(fpr, below)
-    share = np.divide(wanted - start, width, out=np.zeros_like(start), where=(width > 0) & (start > 0))
-    return at(tpr, below) + share.clip(0.0, 1.0) * (at(tpr, above) - at(tpr, below))
+    start, floor = np.take_along_axis(fpr, below, -1), np.take_along_axis(tpr, below, -1)
+    width = np.take_along_axis(fpr, above, -1) - start
+    inside = (width > 0) & (start > 0)
+    share = np.divide(wanted - start, width, out=np.zeros_like(start), where=inside).clip(0.0, 1.0)
+    return np.asarray(floor + share * (np.take_along_axis(tpr, above, -1) - floor))

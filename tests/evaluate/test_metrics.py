@@ -9,7 +9,7 @@ import pytest
 
 from hpctrain.errors import UserError
 from hpctrain.evaluate.bootstrap import Estimate
-from hpctrain.evaluate.metrics import Sample, auc_difference, classification_metrics, figure
+from hpctrain.evaluate.metrics import Sample, classification_metrics, figure
 from hpctrain.evaluate.roc import roc_curve
 
 GENERATOR = np.random.default_rng(21)
@@ -60,14 +60,6 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 def test_one_class_alone_is_refused() -> None:
     with pytest.raises(UserError, match="signal"):
         classification_metrics(np.zeros(10), np.arange(10))
-
-
-def test_difference_of_a_model_from_itself_is_nothing() -> None:
-    assert auc_difference(LABEL, SCORE, 2 * SCORE, WEIGHT, replicas=20)["value"] == 0
-    worse = SCORE + GENERATOR.normal(0, 0.3, 1500)
-    found = auc_difference(LABEL, SCORE, worse, replicas=100)
-    assert found["value"] == pytest.approx(roc_curve(LABEL, SCORE).auc - roc_curve(LABEL, worse).auc)
-    assert 0 < found["error"] < classification_metrics(LABEL, SCORE, replicas=100)["auc"]["error"]
 
 
 def test_counts() -> None:

@@ -131,11 +131,14 @@ def test_a_block_of_weights_equals_one_at_a_time() -> None:
     label, score = generator.integers(0, 2, 200), np.round(generator.normal(size=200), 1)
     weights = generator.uniform(0.1, 2, (5, 200))
     fpr, tpr = Ranking.of(label, score).rates(weights)
+    own = np.linspace(0, 1, 5)
+    at_three, at_own = tpr_at_fpr(fpr, tpr, [1e-4, 0.01, 0.3]), tpr_at_fpr(fpr, tpr, own[:, None])
     for row in range(5):
         curve = roc_curve(label, score, weights[row])
         assert area(fpr, tpr)[row] == pytest.approx(curve.auc)
-        for target in (1e-4, 0.01, 0.3):
-            assert tpr_at_fpr(fpr, tpr, target)[row] == pytest.approx(curve.tpr_at_fpr(target))
+        for column, target in enumerate((1e-4, 0.01, 0.3)):
+            assert at_three[row, column] == pytest.approx(curve.tpr_at_fpr(target))
+        assert at_own[row, 0] == pytest.approx(curve.tpr_at_fpr(own[row]))
 
 
 @pytest.mark.parametrize(
