@@ -74,6 +74,11 @@ class Process:
         """Name with the masses, unique among processes: it enters seeds and fingerprints."""
         return self.name + "".join(f"_{k}={v:g}" for k, v in sorted(self.masses.items()))
 
+    @property
+    def short_name(self) -> str:
+        """The name alone where the masses are the usual ones, else the key: what datasets and tables show."""
+        return self.key if self.masses and self.reference_mb is None else self.name
+
 
 def rpv_gluino(m_gluino: float = 1400.0, m_neutralino: float = 850.0) -> Process:
     """Gluino pairs, g̃ → q q̄ χ̃⁰ and χ̃⁰ → q q q through the R-parity violating UDD coupling.
