@@ -72,7 +72,16 @@ def straight_line(network: nn.Module) -> nn.Sequential:
         raise UserError(
             f"{type(network).__name__} has no weights to compress", hint="give it Conv or Linear layers"
         )
-    return nn.Sequential(chain)
+    return nn.Sequential(_short_names(chain))
+
+
+def _short_names(chain: OrderedDict[str, nn.Module]) -> OrderedDict[str, nn.Module]:
+    """Without the module path that all layers share, so that ``layers.conv1`` is called conv1."""
+    heads = {name.partition("_")[0] for name in chain}
+    shared = f"{heads.pop()}_" if len(heads) == 1 and all("_" in name for name in chain) else ""
+    short = [name.removeprefix(shared) for name in chain]
+    names = [f"{name}_layer" if name == "input" else name for name in short]
+    return OrderedDict(zip(names, chain.values(), strict=True))
 
 
 def _layer(network: nn.Module, node: fx.Node, modules: dict[str, nn.Module]) -> nn.Module:
