@@ -1,0 +1,141 @@
+"""The command line: one thin command a step."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+import hpctrain
+from hpctrain.errors import UserError
+
+_TARGET = "an experiment (YAML file) or a run directory"
+
+_STEPS = {
+    "generate": (
+        "Generate events and write them as shards (data/).",
+        "hpctrain generate configs/demo.yaml generate.workers=8",
+    ),
+    "train": (
+        "Train on the ranks of launch; an interrupted training goes on from its last checkpoint (checkpoints/).",
+        "hpctrain train runs/demo launch.ranks=4",
+    ),
+    "evaluate": (
+        "Measure the best checkpoint and its baselines on held-out events (evaluation/).",
+        "hpctrain evaluate runs/demo evaluate.bootstrap=1000 --force",
+    ),
+    "compress": (
+        "Prune the trained network and train it on in fixed point (compressed/).",
+        "hpctrain compress runs/demo compress.weight_bits=6 --force",
+    ),
+    "firmware": (
+        "Emit a firmware project, if its emulation is the quantised network (firmware/).",
+        "hpctrain firmware runs/demo firmware.reuse_factor=8",
+    ),
+    "report": (
+        "Write the page of the run from whatever steps are finished (report.html).",
+        "hpctrain report runs/demo",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. A user's mistake ends in one line on stderr and exit code 2."""
+    options = _parser().parse_args(arguments)
+    try:
+        code = _dispatch(options)
+    except UserError as error:
+        print(f"hpctrain: error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        again = f": `hpctrain {options.command} {getattr(options, 'target', '')}` goes on from what is whole"
+        print(f"\nhpctrain: interrupted{again}", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "worker":
+        from hpctrain.worker import work
+
+        work(options.step, options.run)
+        return 0
+    if options.command == "doctor":
+        from hpctrain.doctor import examine
+
+        return examine(Console())
+    return _do_steps(options)
+
+
+def _do_steps(options: argparse.Namespace) -> int:
+    from hpctrain.config import Experiment
+    from hpctrain.display import Terminal
+    from hpctrain.pipeline import STEPS, open_run, perform
+    from hpctrain.run import RunDirectory
+
+    target: Path = options.target
+    source = RunDirectory.open(target).config_path if target.is_dir() else target
+    experiment = Experiment.load(source, options.overrides)
+    if target.is_dir() and not any(o.startswith(("name=", "output=")) for o in options.overrides):
+        # A run directory may have been moved or be named by another path than it was made with.
+        path = target.resolve()
+        experiment = experiment.model_copy(update={"name": path.name, "output": target.parent})
+    names = list(STEPS) if options.command == "run" else [options.command]
+    console = Console(soft_wrap=True)
+    with RunDirectory(experiment.output / experiment.name).lock():
+        run = open_run(experiment, names, force=options.force)
+        with Terminal(console) as display:
+            perform(run, names, experiment.launch.build(), display, force=options.force)
+    if run.report_path.exists() and names[-1] == "report":
+        console.print(f"\nReport:  {run.report_path}\nSummary: {run.summary_path}", highlight=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hpctrain",
+        description=hpctrain.__doc__,
+        epilog="example: hpctrain run configs/demo.yaml\nEvery command: hpctrain COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"hpctrain {hpctrain.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    _add_steps(
+        commands, "run", "Do every step that is not done yet, from events to the report.",
+        "hpctrain run configs/demo.yaml name=second training.epochs=20",
+    )  # fmt: skip
+    for name, (text, example) in _STEPS.items():
+        _add_steps(commands, name, text, example)
+    commands.add_parser(
+        "doctor",
+        help="Say what this machine has and what is missing for which step.",
+        description="Say what this machine has and what is missing for which step, with the cure. Exit code 0 when "
+        "every step of a run can be done here, 1 otherwise.",
+        epilog="example: hpctrain doctor",
+    )
+    worker = commands.add_parser("worker")  # started by the launcher; no help: not for people
+    worker.add_argument("step")
+    worker.add_argument("run", type=Path)
+    return parser
+
+
+def _add_steps(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
+) -> None:
+    command = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=f"example: {example}\n\nThe keys are listed in docs/configuration.md. A step that is finished with the "
+        "same inputs is not done again.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("target", type=Path, help=_TARGET)
+    command.add_argument(
+        "overrides", nargs="*", metavar="key.sub=value", help="change a key of the configuration"
+    )
+    command.add_argument(
+        "--force", action="store_true", help="do it again, even when it is done with the same inputs"
+    )

@@ -1,0 +1,148 @@
+"""Ranks on this machine: one process, ``mpiexec`` of the MPI beside this Python, or processes we start ourselves."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import PositiveInt
+
+from hpctrain import machine
+from hpctrain.config import AnyComponent, ComponentConfig, component, section
+from hpctrain.errors import UserError
+from hpctrain.launch.base import Job
+from hpctrain.registry import register
+
+
+@register("launch")
+class LocalLauncher:
+    """Starts the ranks of a step on this machine."""
+
+    class Config(ComponentConfig):
+        kind: Literal["local"] = "local"
+        ranks: PositiveInt = 1
+        """Processes that train together."""
+        threads: PositiveInt | None = None
+        """Threads of each rank; None shares the cores out evenly."""
+        engine: Annotated[AnyComponent, component("engines", "mpi")] = section("engines", "mpi")
+        """How ranks talk to each other: ``mpi`` (started by mpiexec) or ``gloo`` (needs nothing beside torch)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.ranks = config.ranks
+        self.engine = config.engine
+
+    def start(self, arguments: list[str], log: Path, *, parallel: bool) -> Job:
+        """Start the step. Raises ``UserError`` when mpiexec is needed and absent."""
+        ranks = self.ranks if parallel else 1
+        threads = self.config.threads or max(1, machine.cores() // ranks)
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(threads),
+            "HPCTRAIN_PARENT": str(os.getpid()),
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [sys.executable, "-m", "hpctrain", *arguments]
+        if ranks > 1 and self.engine.kind == "mpi":
+            command = [mpiexec(), "-n", str(ranks), *command]
+        if ranks == 1 or self.engine.kind == "mpi":
+            return Processes([_spawn(command, environment, log)], log)
+        meeting = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()),
+            "HPCTRAIN_WORLD_SIZE": str(ranks),
+        }
+        return Processes(
+            [
+                _spawn(
+                    command,
+                    {**environment, **meeting, "HPCTRAIN_RANK": str(r), "HPCTRAIN_LOCAL_RANK": str(r)},
+                    log,
+                )
+                for r in range(ranks)
+            ],
+            log,
+        )
+
+
+class Processes:
+    """Processes that live and die together: when one fails, the others are stopped."""
+
+    def __init__(self, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
+        self.processes = processes
+        self.log = log
+        self._failed: int | None = None
+
+    def poll(self) -> int | None:
+        codes = [process.poll() for process in self.processes]
+        failed = [rank for rank, code in enumerate(codes) if code]
+        if failed and self._failed is None:
+            self._failed = failed[0]
+            self.stop()
+        if self._failed is not None:
+            return self.processes[self._failed].returncode
+        return None if None in codes else 0
+
+    def stop(self) -> None:
+        for signum, patience in ((signal.SIGTERM, 8.0), (signal.SIGKILL, 8.0)):
+            for process in self.processes:
+                if process.poll() is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signum)
+            deadline = time.monotonic() + patience
+            while time.monotonic() < deadline and any(p.poll() is None for p in self.processes):
+                time.sleep(0.05)
+
+    def obituary(self) -> str:
+        # The banner of MPICH's mpiexec, which kills the other ranks by itself when one dies.
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        banner = re.search(
+            r"RANK (\d+) PID \d+ RUNNING AT .*\n=\s+(KILLED BY SIGNAL: \d+ \([^)]*\)|EXIT CODE: \d+)", text
+        )
+        if banner:
+            return f"rank {banner[1]} ended: {banner[2].lower()}"
+        rank = self._failed or 0
+        code = self.processes[rank].returncode
+        who = f"rank {rank}" if len(self.processes) > 1 else "the process"
+        if code is not None and code < 0:
+            return f"{who} was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"{who} ended with exit code {code}"
+
+
+def mpiexec() -> str:
+    """The mpiexec installed beside this Python, else the first on the PATH. Raises ``UserError``."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if found is None:
+        raise UserError(
+            "launch.ranks > 1 with the mpi engine needs mpiexec, and there is none",
+            hint="pip install 'hpctrain[mpi]', or set launch.engine=gloo",
+        )
+    return found
+
+
+def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        # A session of its own: one signal reaches mpiexec, its proxies and the ranks, and Ctrl-C only us.
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
