@@ -1,1 +1,1 @@
-"""Figures and the HTML page of a run."""
+"""The page of a run: figures and tables from the files of a run directory, nothing else."""

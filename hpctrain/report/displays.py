@@ -1,0 +1,166 @@
+"""Event displays and mean images: the detector unrolled, η across and φ up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpctrain.data.columns import SparseRows
+from hpctrain.data.shards import ShardDataset
+from hpctrain.report.style import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CHANNELS = ("ECAL energy [GeV]", "HCAL energy [GeV]", "tracks")
+ETA_MAX = 2.5
+JET_RADIUS = 1.0
+MOST_EVENTS = 20_000
+"""Events of a mean image; more change nothing that an eye could see."""
+
+NIGHT = "#0d1420"
+"""Background of the panels, in a light page and a dark one: an empty cell is dark."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event to draw: ``image`` (3, 64, 64), ``jets`` (5, 4) with pT, η, φ, m, zero padded."""
+
+    image: NDArray[Any]
+    jets: NDArray[Any]
+    n_jets: int
+    sum_mass: float
+    event_id: int
+    selected: bool
+
+
+def typical_event(dataset: ShardDataset, label: int) -> Event | None:
+    """The event whose ΣM is the median of its class: no cherry-picking. None when the class is empty."""
+    masses, labels = dataset.column("sum_mass"), dataset.column("label")
+    rows = np.flatnonzero(labels == label)
+    if not rows.size:
+        return None
+    row = rows[np.argsort(masses[rows], kind="stable")[rows.size // 2]]
+    columns: dict[str, Any] = dataset.read(np.array([row]))
+    return Event(
+        image=columns["image"].dense(dataset.fields["image"].shape)[0],
+        jets=columns["jets"][0],
+        n_jets=int(columns["n_jets"][0]),
+        sum_mass=float(columns["sum_mass"][0]),
+        event_id=int(columns["event_id"][0]),
+        selected=bool(columns["selected"][0]),
+    )
+
+
+def mean_image(dataset: ShardDataset, label: int) -> tuple[NDArray[np.float64], int]:
+    """Mean image (3, 64, 64) of a class, every event counted once, and the number of events in it."""
+    rows = np.flatnonzero(dataset.column("label") == label)[:MOST_EVENTS]
+    shape = dataset.fields["image"].shape
+    total = np.zeros(int(np.prod(shape)))
+    for start in range(0, rows.size, 2048):
+        images: Any = dataset.read(rows[start : start + 2048], ["image"])["image"]
+        total += _cell_sums(images, total.size)
+    return total.reshape(shape) / max(rows.size, 1), int(rows.size)
+
+
+def event_display(event: Event) -> Figure:
+    """Three panels, one a channel, with the fat jets as circles of R = 1."""
+    figure = new_figure(9.2, 4.5)
+    axes = figure.subplots(1, 3, sharey=True)
+    for number, axis in enumerate(axes):
+        _panel(axis, event.image[number], CHANNELS[number], log=number < 2, label=number == 0)
+        for jet in event.jets[event.jets[:, 0] > 0]:
+            _draw_jet(axis, jet, text=number == 0)
+    return figure
+
+
+def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) -> Figure:
+    """Mean images (3, 64, 64) of both classes, signal above, with one colour scale for each channel."""
+    figure = new_figure(9.2, 8.2)
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    for row, (name, image) in enumerate((("Signal", signal), ("Background", background))):
+        for column in range(3):
+            both = np.stack([signal[column], background[column]])
+            _panel(
+                axes[row, column],
+                image[column],
+                f"{name}: {CHANNELS[column]}",
+                log=True,
+                label=column == 0,
+                limits=_limits(both),
+                last=row == 1,
+            )
+    return figure
+
+
+def _panel(
+    axis: Axes,
+    values: NDArray[Any],
+    title: str,
+    *,
+    log: bool,
+    label: bool,
+    limits: tuple[float, float] | None = None,
+    last: bool = True,
+) -> None:
+    import matplotlib as mpl
+    from matplotlib.colors import LogNorm, Normalize
+
+    low, high = limits or _limits(values)
+    norm = LogNorm(low, high) if log else Normalize(0, max(high, 1))
+    colours = mpl.colormaps["inferno"].with_extremes(bad=NIGHT, under=NIGHT)
+    axis.set_facecolor(NIGHT)
+    picture = axis.imshow(
+        np.ma.masked_less_equal(values.T, 0),
+        origin="lower",
+        extent=(-ETA_MAX, ETA_MAX, -np.pi, np.pi),
+        aspect="equal",
+        norm=norm,
+        cmap=colours,
+        interpolation="nearest",
+    )
+    axis.figure.colorbar(picture, ax=axis, shrink=0.85, pad=0.02, aspect=30)
+    axis.set(title=title, xlim=(-ETA_MAX, ETA_MAX), ylim=(-np.pi, np.pi), xticks=[-2, -1, 0, 1, 2])
+    axis.set_yticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+    axis.grid(visible=False)
+    if last:
+        axis.set_xlabel("η")
+    if label:
+        axis.set_ylabel("φ")
+
+
+def _draw_jet(axis: Axes, jet: NDArray[Any], *, text: bool) -> None:
+    from matplotlib.patches import Circle
+
+    pt, eta, phi, mass = (float(value) for value in jet)
+    for turn in (-2 * np.pi, 0.0, 2 * np.pi):  # φ is periodic: a jet at the seam shows on both sides
+        if abs(phi + turn) < np.pi + JET_RADIUS:
+            axis.add_patch(Circle((eta, phi + turn), JET_RADIUS, fill=False, ec="#e8eef5", lw=1.0, alpha=0.9))
+    if text:
+        axis.text(
+            eta,
+            phi,
+            f"{pt:.0f} GeV\nm {mass:.0f}",
+            color="white",
+            fontsize=6.5,
+            ha="center",
+            va="center",
+            clip_on=True,
+        )
+
+
+def _limits(values: NDArray[Any]) -> tuple[float, float]:
+    """Smallest and largest colour: three decades below the largest value at most."""
+    positive = values[values > 0]
+    if not positive.size:
+        return 0.1, 1.0
+    high = float(positive.max())
+    return max(float(positive.min()), high * 1e-3) * 0.999, high
+
+
+def _cell_sums(images: SparseRows, cells: int) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(images.indices, weights=images.values, minlength=cells), dtype=np.float64)
