@@ -108,6 +108,8 @@ def compile_emulation(graph: Any, folder: Path, log: Path) -> Path:
 
     The compiler's words go to ``log``. Raises ``UserError`` naming the log if it fails.
     """
+    # The settings file would otherwise hold a pickle of the network; the weights are in firmware/weights.
+    graph.config.config.pop("PytorchModel", None)
     graph.write()
     with log.open("a", encoding="utf-8") as stream:
         result = subprocess.run(

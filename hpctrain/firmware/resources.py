@@ -111,7 +111,8 @@ def _interval(
     """
     if isinstance(layer, nn.Linear) or io_type == "io_parallel":
         return factor * (1 if isinstance(layer, nn.Linear) else positions)
-    padded = math.prod(size + 2 * int(pad) for size, pad in zip(shape, layer.padding, strict=True))  # type: ignore[call-overload]
+    padding: Any = layer.padding
+    padded = math.prod(size + 2 * int(pad) for size, pad in zip(shape, padding, strict=True))
     busy = factor + (MOVE_CYCLES if strategy == "Resource" else 0)
     return max(padded, (padded - positions) + positions * busy)
 

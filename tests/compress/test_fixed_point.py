@@ -43,7 +43,9 @@ def test_equals_the_definition(kind: FixedPoint, value: float) -> None:
 
 
 @given(kind=kinds, value=values)
-def test_overflow_is_where_wrapping_or_saturating_changes_the_rounded_value(kind: FixedPoint, value: float) -> None:
+def test_overflow_is_where_wrapping_or_saturating_changes_the_rounded_value(
+    kind: FixedPoint, value: float
+) -> None:
     wide = FixedPoint(kind.width + 40, kind.integer + 40, True, kind.rounding, "SAT")
     changed = reference(value, wide) != reference(value, kind)
     assert bool(kind.overflows(torch.tensor(value, dtype=torch.float64))) == changed
@@ -118,12 +120,18 @@ def ap_fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_equals_the_real_ap_fixed(ap_fixed: Path) -> None:
     rng = np.random.default_rng(5)
-    steps = np.concatenate([rng.integers(-5000, 5000, 400) / 2**k for k in range(10)])  # halves and ties of every grid
+    steps = np.concatenate(
+        [rng.integers(-5000, 5000, 400) / 2**k for k in range(10)]
+    )  # halves and ties of every grid
     numbers = np.concatenate([steps, rng.normal(size=2000) * 10.0 ** rng.integers(-3, 4, 2000), [0.0, -0.0]])
     text = "\n".join(float(x).hex() for x in numbers)
     result = subprocess.run([str(ap_fixed)], input=text, capture_output=True, text=True, check=True).stdout
     theirs = np.array([[float.fromhex(word) for word in line.split()] for line in result.splitlines()])
     ours = np.stack([kind.quantise(torch.from_numpy(numbers)).numpy() for kind in CPP_KINDS], axis=1)
     assert theirs.shape == ours.shape
-    wrong = [ap_type(kind) for kind, a, b in zip(CPP_KINDS, ours.T, theirs.T, strict=True) if not np.array_equal(a, b)]
+    wrong = [
+        ap_type(kind)
+        for kind, a, b in zip(CPP_KINDS, ours.T, theirs.T, strict=True)
+        if not np.array_equal(a, b)
+    ]
     assert wrong == []

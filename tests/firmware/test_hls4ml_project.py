@@ -1,0 +1,205 @@
+"""Projects that agree with the network are emitted; the others leave nothing behind but the record of refusal."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hpctrain.compress.types import layer_types
+from hpctrain.errors import UserError
+from hpctrain.firmware.hls4ml_project import Hls4mlProject
+from hpctrain.firmware.project import precisions
+from hpctrain.track import Tracker
+
+Quantise = Callable[..., tuple[nn.Sequential, torch.Tensor]]
+
+
+def emit(
+    network: nn.Sequential,
+    inputs: torch.Tensor,
+    folder: Path,
+    tracker: Tracker,
+    stated: dict[str, dict[str, str]] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    component = Hls4mlProject(Hls4mlProject.Config(**settings))
+    return component.emit(network, tuple(inputs.shape[1:]), inputs.numpy(), folder, tracker, stated)
+
+
+def leftovers(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_streamed_cnn_is_bit_exact_and_complete(
+    cnn: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    network, inputs = quantised(cnn, (3, 8, 8))
+    here = Path.cwd()
+    folder = tmp_path / "firmware"
+    summary = emit(
+        network, inputs, folder, tracker, golden_events=7, reuse_factor=3, reuse_factors={"layer_7": 12}
+    )
+    assert summary["passed"]
+    assert (summary["events"], summary["mismatches"], summary["max_abs_difference"]) == (40, 0, 0.0)
+    assert leftovers(folder) == {"hls4ml", "verification.json", "build.log"}
+    assert (Path.cwd(), capfd.readouterr()) == (here, ("", ""))
+
+    record = json.loads((folder / "verification.json").read_text())
+    assert record == json.loads((folder / "hls4ml" / "verification.json").read_text())
+    layers = {layer["name"]: layer for layer in record["layers"]}
+    assert layers["layer_7"]["reuse_factor"] == 12
+    assert not any(layer["class"] == "Transpose" for layer in record["layers"])  # Flatten costs nothing
+    weights = dict(network.named_children())["7"].effective()[0]
+    assert layers["layer_7"]["nonzero_weights"] == int(weights.count_nonzero())
+    assert record["estimates"]["kind"] == "estimate"
+
+    text = (folder / "hls4ml" / "hls4ml_config.yml").read_text()
+    assert "python/object" not in text
+    assert ".building" not in text
+    assert "7 of the events" in (folder / "hls4ml" / "README.md").read_text()
+    golden = np.loadtxt(folder / "hls4ml" / "tb_data" / "tb_output_predictions.dat")
+    with torch.no_grad():
+        assert np.array_equal(golden, network(inputs[:7]).numpy())
+
+
+@pytest.mark.parametrize(
+    ("io_type", "strategy", "backend"),
+    [
+        ("io_parallel", "Latency", "Vitis"),
+        ("io_stream", "Resource", "Vitis"),
+        ("io_parallel", "Resource", "Vivado"),
+    ],
+)
+def test_mlp_with_signed_inputs_is_bit_exact(
+    mlp: nn.Module,
+    quantised: Quantise,
+    tmp_path: Path,
+    tracker: Tracker,
+    io_type: str,
+    strategy: str,
+    backend: str,
+) -> None:
+    network, inputs = quantised(mlp, (6,), signed=True, bits=6)
+    summary = emit(network, inputs, tmp_path, tracker, io_type=io_type, strategy=strategy, backend=backend)
+    assert summary["bit_exact"]
+
+
+def test_parallel_cnn_without_relus_is_bit_exact(
+    quantised: Quantise, tmp_path: Path, tracker: Tracker
+) -> None:
+    """Signed activations, a stride, windows of 4 and pooling before ReLU."""
+    torch.manual_seed(5)
+    network, inputs = quantised(
+        nn.Sequential(nn.Conv2d(2, 3, 3, stride=2), nn.Conv2d(3, 4, 1), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(),
+                      nn.Linear(16, 2)), (2, 9, 9), signed=True,
+    )  # fmt: skip
+    assert emit(network, inputs, tmp_path, tracker, io_type="io_parallel")["bit_exact"]
+
+
+def test_streamed_conv1d_is_bit_exact(quantised: Quantise, tmp_path: Path, tracker: Tracker) -> None:
+    """A network of particles: kernel 1 and an average over all of them."""
+    torch.manual_seed(6)
+    network, inputs = quantised(
+        nn.Sequential(nn.Conv1d(4, 6, 1), nn.ReLU(), nn.Conv1d(6, 5, 3, padding=1), nn.ReLU(), nn.AvgPool1d(8),
+                      nn.Flatten(), nn.Linear(5, 2)), (4, 8), signed=True,
+    )  # fmt: skip
+    assert emit(network, inputs, tmp_path, tracker)["bit_exact"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "key", "text"),
+    [("layer_3", "accum", "fixed<9,2,TRN,WRAP>"), ("layer_1", "result", "ufixed<8,1,TRN,WRAP>")],
+)
+def test_wrong_type_is_refused_and_the_layer_named(
+    cnn: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, layer: str, key: str, text: str
+) -> None:
+    network, inputs = quantised(cnn, (3, 8, 8))
+    folder = tmp_path / "firmware"
+    types = precisions(layer_types(network))[layer]
+    (folder / "hls4ml").mkdir(parents=True)  # what an earlier network left
+    with pytest.raises(UserError, match=f"refused: .* of 40 events .* first layer that differs is '{layer}'"):
+        emit(network, inputs, folder, tracker, {layer: {**types, key: text}})
+    assert leftovers(folder) == {"verification.json", "build.log"}
+    record = json.loads((folder / "verification.json").read_text())
+    assert not record["passed"]
+    assert record["first_difference"]["layer"] == layer
+    assert record["mismatches"] > 0
+
+
+def test_difference_within_the_tolerance_passes(
+    mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
+) -> None:
+    network, inputs = quantised(mlp, (6,))
+    last = precisions(layer_types(network))["layer_4"]
+    coarse = {"layer_4": {**last, "result": "fixed<20,10,TRN,WRAP>"}}
+    summary = emit(network, inputs, tmp_path, tracker, coarse, tolerance=2.0**-10)
+    assert summary["passed"]
+    assert not summary["bit_exact"]
+    assert 0 < summary["max_abs_difference"] <= 2.0**-10
+
+
+def test_no_compiler_is_said_before_anything_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hpctrain.firmware.project import require_tools
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"no g\+\+ on this machine.*apt install g\+\+"):
+        require_tools()
+
+
+def test_no_hls4ml_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hpctrain.firmware.project import require_tools
+
+    monkeypatch.setitem(sys.modules, "hls4ml", None)
+    with pytest.raises(UserError, match=r"pip install 'hpctrain\[firmware\]'"):
+        require_tools()
+
+
+def test_failing_compiler_is_reported_with_the_log(
+    mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "g++").write_text("#!/bin/sh\necho 'cc1plus: out of luck' >&2\nexit 1\n")
+    (tools / "g++").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+    network, inputs = quantised(mlp, (6,))
+    folder = tmp_path / "firmware"
+    with pytest.raises(UserError, match="could not compile.*build.log"):
+        emit(network, inputs, folder, tracker)
+    assert "out of luck" in (folder / "build.log").read_text()
+    assert leftovers(folder) == {"build.log"}
+
+
+def test_reuse_factor_of_an_unknown_layer_is_refused(
+    mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
+) -> None:
+    network, inputs = quantised(mlp, (6,))
+    with pytest.raises(UserError, match="no layer 'dense'.*layer_0"):
+        emit(network, inputs, tmp_path, tracker, reuse_factors={"dense": 4})
+
+
+@pytest.mark.slow
+def test_vendor_test_bench_gives_the_golden_outputs(
+    mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
+) -> None:
+    """What csim does: the project's own test bench, compiled from the emitted project alone."""
+    network, inputs = quantised(mlp, (6,), signed=True)
+    emit(network, inputs, tmp_path, tracker)
+    project = tmp_path / "hls4ml"
+    command = ["g++", "-std=c++11", "-w", "-Ifirmware/ap_types", f'-DWEIGHTS_DIR="{project}/firmware/weights"',
+               "myproject_test.cpp", "firmware/myproject.cpp", "-o", "test_bench"]  # fmt: skip
+    subprocess.run(command, cwd=project, check=True)
+    subprocess.run(["./test_bench"], cwd=project, check=True, capture_output=True)
+    results = np.loadtxt(project / "tb_data" / "csim_results.log")
+    golden = np.loadtxt(project / "tb_data" / "tb_output_predictions.dat")
+    assert results.shape == golden.shape
+    assert np.allclose(results, golden, rtol=1e-5, atol=0)  # the test bench prints six digits
