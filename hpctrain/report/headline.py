@@ -1,0 +1,128 @@
+"""The few figures on top of a page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpctrain.report.contents import Contents
+from hpctrain.report.numbers import MISSING, count, figure, number, percent
+
+
+@dataclass(frozen=True)
+class Card:
+    """One headline figure: what it is, its value, what it came from, and a warning if it has one."""
+
+    label: str
+    value: str
+    note: str
+    warning: str = ""
+    tone: str = ""
+    """``good`` or ``bad`` for a verdict, empty for a figure."""
+
+
+def cards(contents: Contents) -> list[Card]:
+    """Headline figures of whatever has been done."""
+    found: list[Card] = []
+    for make in (_events, _auc, _difference, _significance, _compression, _firmware):
+        card = make(contents)
+        if card is not None:
+            found.append(card)
+    return found
+
+
+def _events(contents: Contents) -> Card | None:
+    if not contents.datasets:
+        return None
+    processes = contents.provenance["processes"]
+    signal, background = (
+        sum(p["preselected"] for p in processes if bool(p["signal"]) is wanted) for wanted in (True, False)
+    )
+    generated = sum(p["generated"] for p in processes)
+    return Card(
+        "preselected events",
+        count(signal + background),
+        f"{count(signal)} signal, {count(background)} background, of {count(generated)} generated",
+    )
+
+
+def _auc(contents: Contents) -> Card | None:
+    results = contents.evaluation
+    if results is None or "cnn" not in results:
+        best = contents.history.best
+        if best is None or best.get("validation_auc") is None:
+            return None
+        return Card(
+            "validation AUC",
+            number(best["validation_auc"]),
+            f"best epoch ({best['epoch'] + 1}); the checkpoint was chosen by it, so it is no measurement: evaluate",
+        )
+    events = results["events"]
+    return Card(
+        "AUC of the CNN",
+        figure(results["cnn"]["auc"]),
+        f"unweighted, {count(events['signal']['raw'])} signal and {count(events['background']['raw'])} "
+        f"background test events; weighted {figure(results['cnn']['weighted']['auc'])}",
+        results["cnn"]["auc"].get("warning", ""),
+    )
+
+
+def _difference(contents: Contents) -> Card | None:
+    difference = _at(contents.evaluation, "differences", "unweighted", "cnn-gbdt")
+    if difference is None or contents.evaluation is None:
+        return None
+    return Card(
+        "AUC, CNN − GBDT",
+        ("+" if difference["value"] > 0 else "") + figure(difference).replace("-", "−"),
+        f"paired on the same test events; GBDT alone {figure(contents.evaluation['gbdt']['auc'])}",
+        difference.get("warning", ""),
+    )
+
+
+def _significance(contents: Contents) -> Card | None:
+    ratio = _at(contents.evaluation, "cnn", "ams", "ratio_to_selection")
+    if ratio is None or contents.evaluation is None:
+        return None
+    network = contents.evaluation["cnn"]["ams"]["at_selection_fpr"]
+    return Card(
+        "significance (AMS) over the benchmark selection",
+        figure(ratio) + " ×" if ratio["value"] is not None else MISSING,
+        f"at the same fraction of raw background events: {figure(network)} against "
+        f"{figure(contents.evaluation['selection']['ams'])}",
+        ratio.get("warning", ""),
+    )
+
+
+def _compression(contents: Contents) -> Card | None:
+    results, summary = contents.compression, contents.steps.get("compress", {}).get("summary", {})
+    if results is None:
+        return None
+    bits = results.get("bits", {})
+    return Card(
+        "weights pruned",
+        percent(summary.get("sparsity")),
+        f"{bits.get('weights', '?')}-bit weights, {bits.get('activations', '?')}-bit activations; AUC "
+        f"{figure(_at(results, 'after', 'auc'))}, was {figure(_at(results, 'before', 'auc'))} (unweighted)",
+    )
+
+
+def _firmware(contents: Contents) -> Card | None:
+    check = contents.verification
+    if check is None:
+        return None
+    exact = check["passed"] and check["max_abs_difference"] == 0
+    verdict = "bit-exact" if exact else "passed" if check["passed"] else "refused"
+    return Card(
+        "firmware against network",
+        verdict,
+        f"{count(check['mismatches'])} mismatches in {count(check['events'])} held-out events, "
+        f"largest difference {number(check['max_abs_difference'])}, tolerance {number(check['tolerance'])}",
+        tone="good" if check["passed"] else "bad",
+    )
+
+
+def _at(value: Any, *keys: str) -> Any:
+    """Nested value, None when any key is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
