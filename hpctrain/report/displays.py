@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-CHANNELS = ("ECAL energy [GeV]", "HCAL energy [GeV]", "tracks")
+CHANNELS = ("ECAL [GeV]", "HCAL [GeV]", "tracks")
 ETA_MAX = 2.5
 JET_RADIUS = 1.0
 MOST_EVENTS = 20_000
@@ -69,7 +69,7 @@ def mean_image(dataset: ShardDataset, label: int) -> tuple[NDArray[np.float64], 
 
 def event_display(event: Event) -> Figure:
     """Three panels, one a channel, with the fat jets as circles of R = 1."""
-    figure = new_figure(9.2, 4.5)
+    figure = new_figure(9.2, 3.7)
     axes = figure.subplots(1, 3, sharey=True)
     for number, axis in enumerate(axes):
         _panel(axis, event.image[number], CHANNELS[number], log=number < 2, label=number == 0)
@@ -80,7 +80,7 @@ def event_display(event: Event) -> Figure:
 
 def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) -> Figure:
     """Mean images (3, 64, 64) of both classes, signal above, with one colour scale for each channel."""
-    figure = new_figure(9.2, 8.2)
+    figure = new_figure(9.2, 7.0)
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     for row, (name, image) in enumerate((("Signal", signal), ("Background", background))):
         for column in range(3):
@@ -108,11 +108,13 @@ def _panel(
     last: bool = True,
 ) -> None:
     import matplotlib as mpl
-    from matplotlib.colors import LogNorm, Normalize
+    from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
     low, high = limits or _limits(values)
     norm = LogNorm(low, high) if log else Normalize(0, max(high, 1))
-    colours = mpl.colormaps["inferno"].with_extremes(bad=NIGHT, under=NIGHT)
+    # The darkest fifth of the map would drown in the background of the panel.
+    shades = mpl.colormaps["inferno"](np.linspace(0.22, 1.0, 256))
+    colours = ListedColormap(shades).with_extremes(bad=NIGHT, under=NIGHT)
     axis.set_facecolor(NIGHT)
     picture = axis.imshow(
         np.ma.masked_less_equal(values.T, 0),
@@ -123,7 +125,7 @@ def _panel(
         cmap=colours,
         interpolation="nearest",
     )
-    axis.figure.colorbar(picture, ax=axis, shrink=0.85, pad=0.02, aspect=30)
+    _colour_bar(axis, picture, decades=log and high / low > 10)
     axis.set(title=title, xlim=(-ETA_MAX, ETA_MAX), ylim=(-np.pi, np.pi), xticks=[-2, -1, 0, 1, 2])
     axis.set_yticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
     axis.grid(visible=False)
@@ -133,8 +135,21 @@ def _panel(
         axis.set_ylabel("φ")
 
 
+def _colour_bar(axis: Axes, picture: Any, *, decades: bool) -> None:
+    """A bar exactly as high as the panel, with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    bar = axis.figure.colorbar(picture, cax=axis.inset_axes((1.03, 0, 0.045, 1)))
+    bar.outline.set_visible(False)
+    plain_numbers = FuncFormatter(lambda value, _: f"{value:g}")
+    bar.ax.yaxis.set_major_formatter(plain_numbers)
+    bar.ax.yaxis.set_minor_formatter(NullFormatter() if decades else plain_numbers)
+    bar.ax.tick_params(labelsize=8, length=2)
+
+
 def _draw_jet(axis: Axes, jet: NDArray[Any], *, text: bool) -> None:
     from matplotlib.patches import Circle
+    from matplotlib.patheffects import withStroke
 
     pt, eta, phi, mass = (float(value) for value in jet)
     for turn in (-2 * np.pi, 0.0, 2 * np.pi):  # φ is periodic: a jet at the seam shows on both sides
@@ -144,12 +159,13 @@ def _draw_jet(axis: Axes, jet: NDArray[Any], *, text: bool) -> None:
         axis.text(
             eta,
             phi,
-            f"{pt:.0f} GeV\nm {mass:.0f}",
+            f"{pt:.0f}\nm {mass:.0f}",
             color="white",
             fontsize=6.5,
             ha="center",
             va="center",
             clip_on=True,
+            path_effects=[withStroke(linewidth=1.8, foreground=NIGHT)],
         )
 
 

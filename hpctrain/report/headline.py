@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpctrain.report.contents import Contents
-from hpctrain.report.numbers import MISSING, count, figure, number, percent
+from hpctrain.report.numbers import count, figure, number, percent
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Card:
 def cards(contents: Contents) -> list[Card]:
     """Headline figures of whatever has been done."""
     found: list[Card] = []
-    for make in (_events, _auc, _difference, _significance, _compression, _firmware):
+    for make in (_events, _auc, _difference, _efficiency, _selection, _significance, _compression, _firmware):
         card = make(contents)
         if card is not None:
             found.append(card)
@@ -73,9 +73,39 @@ def _difference(contents: Contents) -> Card | None:
         return None
     return Card(
         "AUC, CNN − GBDT",
-        ("+" if difference["value"] > 0 else "") + figure(difference).replace("-", "−"),
+        ("+" if difference["value"] > 0 else "") + figure(difference),
         f"paired on the same test events; GBDT alone {figure(contents.evaluation['gbdt']['auc'])}",
         difference.get("warning", ""),
+    )
+
+
+def _efficiency(contents: Contents) -> Card | None:
+    points = _at(contents.evaluation, "cnn", "tpr_at_fpr")
+    if not points:
+        return None
+    # The tightest working point that its statistics bear, else the loosest one with its warning.
+    rates = sorted(points, key=float)
+    rate = next((r for r in rates if "warning" not in points[r]), rates[-1])
+    others = {name: _at(contents.evaluation, name, "tpr_at_fpr", rate) for name in ("gbdt", "mlp")}
+    beside = "; ".join(f"{name.upper()} {figure(entry)}" for name, entry in others.items() if entry)
+    return Card(
+        f"CNN signal efficiency at {percent(float(rate))} background",
+        figure(points[rate]),
+        f"unweighted, {number(points[rate]['n_eff'])} background events above the threshold"
+        + (f"; {beside}" if beside else ""),
+        points[rate].get("warning", ""),
+    )
+
+
+def _selection(contents: Contents) -> Card | None:
+    rates = _at(contents.evaluation, "selection", "unweighted")
+    if rates is None:
+        return None
+    return Card(
+        "benchmark selection, signal efficiency",
+        figure(rates["tpr"]),
+        f"unweighted, after the preselection; background {figure(rates['fpr'])}",
+        rates["tpr"].get("warning", ""),
     )
 
 
@@ -85,8 +115,8 @@ def _significance(contents: Contents) -> Card | None:
         return None
     network = contents.evaluation["cnn"]["ams"]["at_selection_fpr"]
     return Card(
-        "significance (AMS) over the benchmark selection",
-        figure(ratio) + " ×" if ratio["value"] is not None else MISSING,
+        "significance (AMS), CNN over benchmark selection",
+        figure(ratio),
         f"at the same fraction of raw background events: {figure(network)} against "
         f"{figure(contents.evaluation['selection']['ams'])}",
         ratio.get("warning", ""),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import Any, Literal
 
 import hpctrain
@@ -56,12 +56,11 @@ class HtmlReport:
 
 
 def _render(contents: Contents, sections: Any, title: str) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from jinja2 import Environment, PackageLoader
 
     environment = Environment(
         loader=PackageLoader("hpctrain.report"),
         autoescape=True,  # every template here is HTML, and names in a run may be anything
-        undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -72,7 +71,7 @@ def _render(contents: Contents, sections: Any, title: str) -> str:
         "percent": numbers.percent,
         "seconds": numbers.seconds,
         "bytes": numbers.size,
-        "pm": lambda value, error: numbers.with_error(value, error),
+        "pm": numbers.with_error,
     }
     return environment.get_template("report.html.j2").render(
         title=title,
@@ -83,6 +82,6 @@ def _render(contents: Contents, sections: Any, title: str) -> str:
         label=contents.provenance.get("label"),
         luminosity=contents.provenance.get("luminosity_fb"),
         seed=contents.config.get("seed"),
-        written=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        written=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         version=hpctrain.__version__,
     )

@@ -54,6 +54,8 @@ def history(lines: Iterable[Mapping[str, Any]]) -> History:
 
 def loss_curves(found: History, samples_per_epoch: int) -> Figure:
     """Loss by update and by epoch, and the validation AUC by epoch."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     figure = new_figure(9.2, 3.6)
     with_auc = [e for e in found.epochs if e.get("validation_auc") is not None]
     left, *right = figure.subplots(1, 2 if with_auc else 1, squeeze=False)[0]
@@ -76,9 +78,10 @@ def loss_curves(found: History, samples_per_epoch: int) -> Figure:
         if any(value is not None for value in values):
             left.plot(ends, values, color=colour, marker=marker, ms=4, label=name)
     left.set(xlabel="epoch", ylabel="weighted cross-entropy", title="Loss")
-    losses = [s["loss"] for s in found.steps] + [e.get("train_loss") for e in found.epochs]
-    if all(loss is not None and loss > 0 for loss in losses):
+    losses = [step["loss"] for step in found.steps if step["loss"]]
+    if losses and min(losses) > 0 and max(losses) > 10 * min(losses):
         left.set_yscale("log")
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.legend()
     for axis in right:
         values = [e["validation_auc"] for e in with_auc]
@@ -96,6 +99,9 @@ def loss_curves(found: History, samples_per_epoch: int) -> Figure:
                 fontsize=9,
             )
         axis.set(xlabel="epoch", ylabel="unweighted AUC", title="Validation AUC")
+        axis.margins(y=0.15)
+    for axis in (left, *right):
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

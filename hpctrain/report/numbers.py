@@ -19,6 +19,8 @@ def with_error(value: float | None, error: float | None) -> str:
     '1542 ± 61'
     >>> with_error(0.5, None)
     '0.5'
+    >>> with_error(-0.472, 0.0451)
+    '−0.472 ± 0.045'
     """
     if value is None or not math.isfinite(value):
         return MISSING
@@ -34,7 +36,7 @@ def with_error(value: float | None, error: float | None) -> str:
         scaled = with_error(value / 10**exponent, error / 10**exponent)
         return f"({scaled}) × 10{str(exponent).translate(_SUPERSCRIPT)}"
     digits = max(0, place)
-    return f"{round(value, place):.{digits}f} ± {round(error, place):.{digits}f}"
+    return _minus(f"{round(value, place):.{digits}f} ± {round(error, place):.{digits}f}")
 
 
 def figure(entry: Mapping[str, Any] | None) -> str:
@@ -55,10 +57,10 @@ def number(value: float | None, digits: int = 4) -> str:
     if 1e-3 <= abs(value) < 10 ** max(digits, 6):
         decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
         text = f"{value:.{decimals}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
+        return _minus(text.rstrip("0").rstrip(".") if "." in text else text)
     mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
     mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
-    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    return _minus(f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}")
 
 
 def count(value: float | None) -> str:
@@ -109,3 +111,7 @@ def size(value: float | None) -> str:
         if value >= factor:
             return f"{value / factor:.1f} {unit}"
     return f"{value:.0f} B"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Arrays = Mapping[str, NDArray[Any]]
 FEW = 10.0
-"""Effective background events below which a curve is drawn dashed and without a band."""
+"""Effective background events below which a curve is drawn dashed and its band pale."""
 KINDS = {"unweighted": "Every event counts once", "weighted": "Weighted to expected events"}
 
 
@@ -40,7 +40,7 @@ def roc_figure(curves: Arrays, selection: Mapping[str, Any] | None) -> Figure:
     ``curves`` holds ``fpr`` and ``MODEL/KIND/{tpr,low,high,n_eff}``, ``selection`` the rates of the
     selection as in results.json.
     """
-    figure = new_figure(9.2, 4.3)
+    figure = new_figure(9.2, 4.6)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, (kind, title) in zip(axes, KINDS.items(), strict=True):
         lowest = _lowest_fpr(curves, kind)
@@ -52,8 +52,8 @@ def roc_figure(curves: Arrays, selection: Mapping[str, Any] | None) -> Figure:
         axis.set_xlabel("false-positive rate (background that passes)")
         axis.grid(visible=True, which="minor", alpha=0.35)
     axes[0].set_ylabel("true-positive rate (signal that passes)")
-    axes[0].plot([], [], color=MUTED, ls=(0, (3, 2)), label="fewer than 10 effective\nbackground events")
-    axes[0].legend(loc="lower right")
+    axes[0].plot([], [], color=MUTED, ls=(0, (3, 2)), label="fewer than 10 effective background events")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 
@@ -62,7 +62,7 @@ def score_figure(scores: Arrays, models: list[str], split: str = "test") -> Figu
 
     ``scores`` is ``SPLIT/{label,score_MODEL}``; events are counted once each.
     """
-    figure = new_figure(9.2, 3.4)
+    figure = new_figure(9.2, 3.7)
     axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     label = scores[f"{split}/label"].astype(bool)
     for axis, model in zip(axes, models, strict=True):
@@ -71,7 +71,7 @@ def score_figure(scores: Arrays, models: list[str], split: str = "test") -> Figu
             _draw_histogram(axis, score[members], colour, f"{name} ({int(members.sum())} events)")
         axis.set(yscale="log", xlim=(0, 1), xlabel="score", title=plain(MODEL_NAMES.get(model, model)))
     axes[0].set_ylabel("fraction of class per bin")
-    axes[0].legend(loc="upper center")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -94,7 +94,10 @@ def _draw_curve(axis: Axes, curves: Arrays, model: str, kind: str, number: int) 
     name = plain(MODEL_NAMES.get(model, model))
     axis.plot(fpr[begin:], part["tpr"][begin:], color=colour, label=name)
     axis.plot(fpr[: begin + 1], part["tpr"][: begin + 1], color=colour, ls=(0, (3, 2)), lw=1.1)
-    axis.fill_between(fpr[begin:], part["low"][begin:], part["high"][begin:], color=colour, alpha=0.22, lw=0)
+    for piece, alpha in ((slice(begin, None), 0.24), (slice(begin + 1), 0.09)):
+        axis.fill_between(
+            fpr[piece], part["low"][piece], part["high"][piece], color=colour, alpha=alpha, lw=0
+        )
 
 
 def _draw_selection(axis: Axes, rates: Mapping[str, Any]) -> float:
