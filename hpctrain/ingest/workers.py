@@ -49,14 +49,16 @@ def local_cluster(workers: int, scratch: Path) -> Iterator[Any]:
     }
     with (
         tempfile.TemporaryDirectory(prefix="dask-", dir=scratch) as folder,
-        dask.config.set(settings),
+        # The scheduler has scratch files as well as the workers.
+        dask.config.set({**settings, "temporary-directory": folder}),
         LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
             dashboard_address=None,
-            worker_dashboard_address=None,
+            # Without this the scheduler's page of figures would want port 8787, dashboard or not.
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
             local_directory=folder,
             memory_limit=0,
             silence_logs=logging.CRITICAL,

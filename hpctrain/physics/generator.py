@@ -110,6 +110,12 @@ class Generator:
             raise HpctrainError(f"Pythia gave {len(batch)} of {events} events of {self.process.key}")
         return batch.prt
 
+    def advance(self, events: int) -> None:
+        """Generate ``events`` events for the cross section alone and keep nothing of them."""
+        for _ in range(events):
+            if not self._pythia.next():
+                raise HpctrainError(f"Pythia gave up on an event of {self.process.key}")
+
     def generate(self, events: int) -> Particles:
         """The final-state particles of the next ``events`` events."""
         return self.final_state(self.record(events))

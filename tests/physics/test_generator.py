@@ -19,7 +19,7 @@ def test_qcd_cross_sections_agree_with_the_reference_table(name: str) -> None:
     hadronisation follow it with probability one. 20,000 events give 0.4%."""
     process = find_process(name)
     qcd = Generator(process, seed=4, hard_process_only=True)
-    qcd.record(20_000)
+    qcd.advance(20_000)
     sigma = qcd.cross_section()
     assert sigma.error_mb / sigma.mb < 0.005
     assert sigma.mb == pytest.approx(process.reference_mb, rel=0.03)
@@ -29,7 +29,7 @@ def test_hard_process_has_the_cross_section_of_the_whole_event() -> None:
     process = find_process("jz7")
     whole, hard = Generator(process, seed=1), Generator(process, seed=2, hard_process_only=True)
     whole.generate(300)
-    hard.record(20_000)
+    hard.advance(20_000)
     a, b = whole.cross_section(), hard.cross_section()
     assert abs(a.mb - b.mb) < 4 * np.hypot(a.error_mb, b.error_mb)
 
@@ -38,7 +38,7 @@ def test_signal_cross_section() -> None:
     """1.29e-11 mb: Pythia 8.317 at leading order, Monash, squarks at 10 TeV; 10% below the reference table,
     whose tune and squark masses are not known."""
     signal = Generator(find_process("rpv_gluino"), seed=4, hard_process_only=True)
-    signal.record(10_000)
+    signal.advance(10_000)
     assert signal.cross_section().mb == pytest.approx(1.29e-11, rel=0.03)
 
 
@@ -133,7 +133,7 @@ def test_combining_chunks_scatters_as_their_errors_say() -> None:
     chunks = []
     for seed in range(1, 13):
         chunk = Generator(process, seed, hard_process_only=True)
-        chunk.record(1000)
+        chunk.advance(1000)
         chunks.append(chunk.cross_section())
     both = CrossSection.combine(chunks)
     pulls = [(c.mb - both.mb) / c.error_mb for c in chunks]

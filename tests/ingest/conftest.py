@@ -1,0 +1,43 @@
+"""A small generation, and a run directory for it that needs no other room."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hpctrain import machine
+from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector
+from hpctrain.run import RunDirectory
+
+SMALL = {
+    "processes": [{"process": "rpv_gluino", "events": 40}, {"process": "jz7", "events": 160}],
+    "events_per_chunk": 40,
+}
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, Any]:
+    """Settings of a generation of a few seconds: five chunks."""
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def generate() -> Callable[..., tuple[RunDirectory, dict[str, Any]]]:
+    """Run the step in ``folder`` with the given settings; the run directory and the step's figures."""
+
+    def go(folder: Path, *, seed: int = 5, **settings: Any) -> tuple[RunDirectory, dict[str, Any]]:
+        folder.mkdir(parents=True, exist_ok=True)
+        run = RunDirectory(folder)
+        run.__dict__["experiment"] = SimpleNamespace(
+            seed=seed, name="test", tracking=SimpleNamespace(wandb=False)
+        )
+        run.logs.mkdir(exist_ok=True)
+        component = PythiaWholeDetector.Config.model_validate(settings).build()
+        # The commit may move while tests run; everything else in the record must not.
+        with run.tracker("generate") as tracker, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machine, "commit", lambda: "0" * 40)
+            return run, component.run(run, tracker)
+
+    return go

@@ -1,0 +1,200 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hpctrain.data.columns import SparseRows
+from hpctrain.data.shards import ShardDataset, read_shard, write_shard
+from hpctrain.errors import UserError
+from hpctrain.ingest.assemble import SPLITS, Sample, image_scale, split_rows, write_splits
+from hpctrain.ingest.simulate import Part, part_fields
+from hpctrain.physics.generator import CrossSection
+from hpctrain.physics.processes import find_process
+
+FRACTIONS = {"train": 0.6, "validation": 0.15, "test": 0.25}
+BINS = 8
+
+
+def _part(folder: Path, name: str, index: int, preselected: int, generated: int, mb: float = 1e-9) -> Part:
+    """A part of made-up events, told apart by event_id, jets and image."""
+    rng = np.random.default_rng(index)
+    shape = (max(preselected, 1), 3, BINS, BINS)
+    images = rng.exponential(1.0, shape) * (rng.random(shape) < 0.1)
+    cells = SparseRows.from_dense(images.astype(np.float32))
+    columns: dict[str, Any] = {
+        "image": cells.take(np.arange(preselected)),
+        "jets": rng.random((preselected, 5, 4)).astype(np.float32),
+        "n_jets": rng.integers(3, 9, preselected),
+        "sum_mass": rng.random(preselected).astype(np.float32),
+        "delta_eta": rng.random(preselected).astype(np.float32),
+        "selected": (rng.random(preselected) < 0.3).astype(np.uint8),
+        "event_id": (index << 32) + np.arange(preselected),
+    }
+    shard = write_shard(folder / f"{name}-{index}.h5", part_fields(BINS), columns)
+    return Part(
+        file=shard.file, fingerprint="", generated=generated, preselected=preselected,
+        selected=int(columns["selected"].sum()), cross_section=CrossSection(mb, 0.1 * mb, 100 * generated),
+        wall_s=1.0, peak_memory_bytes=1, shard=shard,
+    )  # fmt: skip
+
+
+def _samples(folder: Path, **counts: list[int]) -> list[Sample]:
+    """Samples with parts of the given preselected counts; ten times as many were generated."""
+    samples, index = [], 0
+    for name, sizes in counts.items():
+        parts = []
+        for size in sizes:
+            parts.append(_part(folder, name, index, size, 10 * size + 1))
+            index += 1
+        samples.append(Sample(find_process(name), tuple(parts)))
+    return samples
+
+
+def _write(folder: Path, samples: list[Sample], **changed: Any) -> dict[str, ShardDataset]:
+    parts = folder / "parts"
+    settings: dict[str, Any] = {
+        "data": folder / "data", "parts": parts, "fractions": FRACTIONS, "luminosity_fb": 36.0, "image_bins": BINS,
+        "seed": 4, "provenance": {"label": "made up"}, "events_per_shard": 64,
+    }  # fmt: skip
+    write_splits(samples, **{**settings, **changed})
+    return {split: ShardDataset.open(folder / "data" / split) for split in SPLITS}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "parts").mkdir()
+    return tmp_path
+
+
+def test_every_event_goes_to_one_split_whole(folder: Path) -> None:
+    samples = _samples(folder / "parts", rpv_gluino=[50, 30], jz4=[40], jz5=[70, 0, 33])
+    splits = _write(folder, samples)
+    ids = np.concatenate([d.column("event_id") for d in splits.values()])
+    expected = np.concatenate([(i << 32) + np.arange(n) for i, n in enumerate([50, 30, 40, 70, 0, 33])])
+    assert np.array_equal(np.sort(ids), expected)
+    # A row is still the event it was: compare image and jets with the part.
+    part = read_shard(folder / "parts" / "jz4-2.h5")
+    for dataset in splits.values():
+        ids = dataset.column("event_id")
+        mine = np.flatnonzero(ids >> 32 == 2)
+        source = ids[mine] & 0xFFFFFFFF
+        rows = dataset.read(mine)
+        shape = (3, BINS, BINS)
+        assert np.array_equal(rows["image"].dense(shape), part["image"].take(source).dense(shape))
+        assert np.array_equal(rows["jets"], part["jets"][source])
+        assert np.array_equal(rows["selected"], part["selected"][source])
+        assert set(rows["label"]) == {0}
+        assert set(rows["process"]) == {1}
+
+
+def test_each_process_is_divided_by_the_fractions(folder: Path) -> None:
+    splits = _write(folder, _samples(folder / "parts", rpv_gluino=[100], jz4=[20], jz5=[200]))
+    for split, dataset in splits.items():
+        counts = np.bincount(dataset.column("process"), minlength=3)
+        assert counts == pytest.approx(np.array([100, 20, 200]) * FRACTIONS[split])
+        for entry, n in zip(dataset.provenance["processes"], counts, strict=True):
+            assert entry["in_split"] == n
+            assert entry["split_fraction"] == pytest.approx(FRACTIONS[split])
+
+
+def test_weights_divided_by_the_split_fraction_are_expected_events_in_every_split(folder: Path) -> None:
+    """σ·L·ε: cross section 1e-9 mb, 36/fb, 37 of 371 events preselected; however the 37 are divided."""
+    splits = _write(folder, _samples(folder / "parts", rpv_gluino=[37], jz5=[23]))
+    for dataset in splits.values():
+        fractions = np.array([p["split_fraction"] for p in dataset.provenance["processes"]])
+        process, weight = dataset.column("process"), dataset.column("weight")
+        total = np.bincount(process, weights=weight / fractions[process])
+        assert total == pytest.approx([1e3 * 36 * 37 / 371, 1e3 * 36 * 23 / 231])
+
+
+def test_processes_are_mixed_in_every_shard(folder: Path) -> None:
+    train = _write(folder, _samples(folder / "parts", rpv_gluino=[200], jz5=[200]))["train"]
+    label = train.column("label")
+    assert len(train.info.shards) == 4  # 240 events, 64 each
+    for start in range(0, 192, 64):
+        assert 0.3 < label[start : start + 64].mean() < 0.7
+    ids = train.column("event_id")
+    assert not np.array_equal(ids, np.sort(ids))
+
+
+def test_the_division_follows_from_the_seed_and_the_process_alone(folder: Path) -> None:
+    one = _samples(folder / "parts", rpv_gluino=[80], jz5=[60])
+    more = [
+        one[0],
+        Sample(one[1].process, (one[1].parts[0], one[1].parts[0])),
+        *_samples(folder / "parts", jz6=[50]),
+    ]
+    for split in SPLITS:
+        first, again, with_more, other = (
+            split_rows(samples, FRACTIONS, seed)[0][split]
+            for samples, seed in ((one, 4), (one, 4), (more, 4), (one, 5))
+        )
+        assert np.array_equal(first, again)
+        assert np.array_equal(first, with_more)
+        assert not np.array_equal(first, other)
+
+
+def test_scale_comes_from_the_train_split_and_is_the_same_in_all(folder: Path) -> None:
+    splits = _write(folder, _samples(folder / "parts", rpv_gluino=[60], jz5=[60]))
+    train = splits["train"]
+    images = train.column("image").dense((3, BINS, BINS))
+    for dataset in splits.values():
+        assert dataset.scale["image_max"] == pytest.approx(images.max(axis=(0, 2, 3)))
+        means = [images[:, c][images[:, c] > 0].mean() for c in range(3)]
+        assert dataset.scale["image_mean_nonzero"] == pytest.approx(means, rel=1e-5)
+
+
+def test_scale_of_a_channel_without_cells_is_one() -> None:
+    images = np.zeros((4, 3, 2, 2), dtype=np.float32)
+    images[0, 1, 0, 0] = 6.0
+    images[2, 1, 1, 0] = 2.0
+    scale = image_scale(SparseRows.from_dense(images), (3, 2, 2))
+    assert scale == {"image_max": [1.0, 6.0, 1.0], "image_mean_nonzero": [1.0, 4.0, 1.0]}
+
+
+def test_a_slice_without_events_is_kept_in_the_record(folder: Path) -> None:
+    splits = _write(folder, _samples(folder / "parts", rpv_gluino=[40], jz4=[0], jz5=[40]))
+    entry = splits["test"].provenance["processes"][1]
+    assert (entry["name"], entry["preselected"], entry["in_split"], entry["split_fraction"]) == (
+        "jz4",
+        0,
+        0,
+        0.0,
+    )
+    assert set(splits["test"].column("process")) == {0, 2}
+
+
+@pytest.mark.parametrize(("signal", "background", "missing"), [(2, 40, "signal"), (40, 0, "background")])
+def test_a_class_missing_in_a_split_is_a_user_error(
+    folder: Path, signal: int, background: int, missing: str
+) -> None:
+    samples = _samples(folder / "parts", rpv_gluino=[signal], jz5=[background])
+    with pytest.raises(UserError, match=f"no {missing} event for the"):
+        _write(folder, samples)
+    assert not list((folder / "data").glob("*/dataset.json"))
+
+
+def test_old_splits_are_replaced_whole(folder: Path) -> None:
+    _write(folder, _samples(folder / "parts", rpv_gluino=[400], jz5=[400]))
+    shards = sorted(p.name for p in (folder / "data" / "train").iterdir())
+    splits = _write(folder, _samples(folder / "parts", rpv_gluino=[40], jz5=[40]))
+    assert splits["train"].events == 48
+    assert sorted(p.name for p in (folder / "data" / "train").iterdir()) < shards
+    assert sorted(p.name for p in (folder / "data").iterdir()) == sorted(SPLITS)
+
+
+def test_writing_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    samples = _samples(folder / "parts", rpv_gluino=[60], jz5=[60])
+    for target in ("a", "b"):
+        write_splits(
+            samples, data=tmp_path / target, parts=folder / "parts", fractions=FRACTIONS, luminosity_fb=1.0,
+            image_bins=BINS, seed=4, provenance={}, events_per_shard=50,
+        )  # fmt: skip
+    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
+    assert len(files) > 5
+    for file in files:
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    info = json.loads((tmp_path / "a" / "train" / "dataset.json").read_text())
+    assert info["provenance"]["split"] == "train"

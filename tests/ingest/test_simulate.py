@@ -1,0 +1,105 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpctrain.data.shards import read_shard
+from hpctrain.ingest.chunks import Chunk, Settings, plan
+from hpctrain.ingest.simulate import find_part, make_part, simulate_chunk
+from hpctrain.physics.processes import find_process
+
+
+def _chunk(name: str = "rpv_gluino", events: int = 30, bins: int = 64) -> Chunk:
+    return plan([(find_process(name), events)], 1000, Settings(seed=2, image_bins=bins, trimmed=True))[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the part of ``_chunk()``."""
+    path = tmp_path_factory.mktemp("parts")
+    make_part(_chunk(), path)
+    return path
+
+
+def _copy(folder: Path, target: Path) -> Path:
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_columns_hold_the_preselected_events(folder: Path) -> None:
+    part = find_part(_chunk(), folder)
+    assert part is not None
+    columns = read_shard(folder / part.file, part.shard)
+    assert part.generated == 30
+    assert 20 < part.preselected <= 30
+    assert len(columns["image"]) == part.preselected
+    assert np.all(columns["jets"][:, 0, 0] > 440)
+    assert np.all(columns["n_jets"] > 2)
+    assert columns["sum_mass"] == pytest.approx(columns["jets"][:, :4, 3].sum(axis=1), rel=1e-5)
+    assert columns["delta_eta"] == pytest.approx(
+        np.abs(columns["jets"][:, 0, 1] - columns["jets"][:, 1, 1]), abs=1e-5
+    )
+    assert int(columns["selected"].sum()) == part.selected
+    assert len(set(columns["event_id"])) == part.preselected
+    assert np.all(columns["event_id"] < 30)
+    assert part.cross_section.mb == pytest.approx(1.29e-11, rel=0.5)
+
+
+def test_the_same_chunk_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    make_part(_chunk(), tmp_path)
+    name = f"{_chunk().name}.h5"
+    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_event_ids_name_chunk_and_event() -> None:
+    columns, _ = simulate_chunk(replace(_chunk(events=12), index=7))
+    ids = np.asarray(columns["event_id"])
+    assert set(ids >> 32) == {7}
+    assert np.all((ids & 0xFFFFFFFF) < 12)
+
+
+def test_image_cells_are_configurable() -> None:
+    columns, _ = simulate_chunk(_chunk(events=4, bins=224))
+    assert columns["image"].indices.dtype == np.uint32  # 3·224² cells do not fit 16 bits
+    assert columns["image"].indices.max() < 3 * 224**2
+
+
+def test_a_chunk_in_which_nothing_passes(tmp_path: Path) -> None:
+    chunk = _chunk("jz3", events=3)
+    part = make_part(chunk, tmp_path)
+    assert part.preselected == 0
+    assert find_part(chunk, tmp_path) == part
+
+
+def test_part_is_found_again(folder: Path, tmp_path: Path) -> None:
+    assert find_part(_chunk(), folder) is not None
+    assert find_part(_chunk(), tmp_path) is None
+
+
+def test_part_of_other_settings_is_not_taken(folder: Path) -> None:
+    assert find_part(replace(_chunk(), settings=Settings(3, 64, True)), folder) is None
+    assert find_part(_chunk(events=31), folder) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "no record", "torn record", "empty record"])
+def test_damaged_part_is_not_taken(folder: Path, tmp_path: Path, damage: str) -> None:
+    copy = _copy(folder, tmp_path)
+    shard, record = copy / f"{_chunk().name}.h5", copy / f"{_chunk().name}.json"
+    assert find_part(_chunk(), copy) is not None
+    content = bytearray(shard.read_bytes())
+    if damage == "truncate":
+        shard.write_bytes(content[:-100])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    elif damage == "remove":
+        shard.unlink()
+    elif damage == "no record":
+        record.unlink()
+    elif damage == "torn record":
+        record.write_text(record.read_text()[:50])
+    else:
+        record.write_text("{}")
+    assert find_part(_chunk(), copy) is None
