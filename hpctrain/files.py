@@ -1,5 +1,6 @@
 """Writing files so that a reader sees the old one or the new one, whole, whatever happens in between."""
 
+import contextlib
 import errno
 import json
 import os
@@ -26,7 +27,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         temporary.replace(path)
         _flush_directory(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise as_user_error(error, path, len(data)) from error
 
 

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -130,5 +129,7 @@ class ImageClassification:
 
     def metrics(self, results: dict[str, Any]) -> dict[str, float]:
         """``loss`` (weighted mean) and ``auc`` (unweighted), from numpy arrays over all ranks."""
+        from sklearn.metrics import roc_auc_score  # scipy takes a second to import
+
         loss = float(np.average(results["loss"], weights=results["weight"]))
         return {"loss": loss, "auc": float(roc_auc_score(results["label"], results["score"]))}

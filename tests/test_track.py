@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from hpctrain.config import TrackingConfig
+from hpctrain.errors import UserError
+from hpctrain.track import Tracker, WandbSink, read_metrics
+
+
+class Recorder:
+    def __init__(self):
+        self.lines, self.closed = [], False
+
+    def log(self, values):
+        self.lines.append(values)
+
+    def close(self):
+        self.closed = True
+
+
+def test_lines_are_json_whatever_the_values(tmp_path):
+    tracker = Tracker("train", tmp_path / "m.jsonl", tmp_path / "p")
+    tracker.log("step", loss=0.5, odd=float("nan"), nested={"x": [float("inf"), 1]})
+    tracker.log("epoch", epoch=1)
+    lines = [json.loads(line) for line in (tmp_path / "m.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["step", "epoch"]
+    assert lines[0]["loss"] == 0.5
+    assert lines[0]["odd"] is None
+    assert lines[0]["nested"] == {"x": [None, 1]}
+
+
+def test_a_line_torn_by_a_kill_is_passed_over(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"event": "a"}\n{"event": "b", "lo')
+    assert [line["event"] for line in read_metrics(tmp_path / "m.jsonl")] == ["a"]
+    assert read_metrics(tmp_path / "none") == []
+
+
+def test_only_the_active_rank_writes(tmp_path):
+    Tracker("train", tmp_path / "m.jsonl", tmp_path / "p", active=False).log("step", loss=1)
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_the_last_progress_is_never_throttled(tmp_path):
+    tracker = Tracker("train", tmp_path / "m", tmp_path / "p")
+    tracker.progress(1, 10, "samples")
+    tracker.progress(2, 10, "samples")
+    assert json.loads((tmp_path / "p").read_text())["done"] == 1
+    tracker.progress(10, 10, "samples", loss=1.0)
+    assert json.loads((tmp_path / "p").read_text()) == {
+        "step": "train",
+        "done": 10,
+        "total": 10,
+        "unit": "samples",
+        "loss": 1.0,
+    }
+
+
+def test_a_sink_gets_numbers_under_the_name_of_the_step(tmp_path):
+    sink = Recorder()
+    with Tracker("train", tmp_path / "m", tmp_path / "p", sink=sink) as tracker:
+        tracker.log("step", loss=1.0, text="x")
+    assert sink.lines == [{"train/loss": 1.0}]
+    assert sink.closed
+
+
+def test_full_disk(small_disk):
+    tracker = Tracker("train", small_disk / "m", small_disk / "p")
+    (small_disk / "filler").write_bytes(b"x" * 1_040_000)
+    with pytest.raises(UserError, match="disk full while writing"):
+        for _ in range(200):
+            tracker.log("step", text="y" * 1000)
+
+
+def test_wandb_offline_or_a_clear_word_that_it_is_missing(tmp_path):
+    try:
+        import wandb  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match="wandb is not installed"):
+            WandbSink(TrackingConfig(wandb=True), "x", tmp_path, {})
+        return
+    sink = WandbSink(TrackingConfig(wandb=True), "x", tmp_path, {"a": 1})
+    sink.log({"train/loss": 1.0})
+    sink.close()
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
