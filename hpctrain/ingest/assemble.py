@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpctrain.data.columns import Columns, SparseRows, concatenate, take
+from hpctrain.data.columns import Array, Columns, SparseRows, concatenate, take
 from hpctrain.data.schema import DenseField, SparseField
 from hpctrain.data.shards import ShardWriter, read_shard
 from hpctrain.errors import UserError
@@ -102,8 +102,10 @@ def read_split(
     return take(columns, rng.permutation(sum(map(len, rows))))
 
 
-def image_scale(images: SparseRows, image_shape: tuple[int, ...]) -> dict[str, list[float]]:
+def image_scale(images: SparseRows | Array, image_shape: tuple[int, ...]) -> dict[str, list[float]]:
     """Largest cell and mean of the non-zero cells, per channel; 1 for a channel without any."""
+    if not isinstance(images, SparseRows):
+        raise TypeError("image_scale takes sparse rows")
     channel = images.indices.astype(np.int64) // int(np.prod(image_shape[1:]))
     largest, mean = [], []
     for number in range(image_shape[0]):
@@ -147,31 +149,31 @@ def write_splits(
     fields = all_fields(image_bins)
     scale: dict[str, Any] = {}
     counts: dict[str, int] = {}
-    for split in SPLITS:
-        rows = [a[split] for a in assigned]
-        columns = read_split(samples, rows, parts, luminosity_fb, seed, split)
-        if split == "train":
-            images = columns["image"]
-            if not isinstance(images, SparseRows):
-                raise TypeError("images are sparse rows")
-            scale = image_scale(images, fields["image"].shape)
-        processes = [
-            describe_sample(sample, luminosity_fb, in_split=len(r))
-            for sample, r in zip(samples, rows, strict=True)
-        ]
-        with ShardWriter(
-            staging / split,
-            fields,
-            provenance={**provenance, "split": split, "processes": processes},
-            scale=scale,
-            events_per_shard=events_per_shard,
-        ) as writer:
-            writer.append(columns)
-        counts[split] = sum(map(len, rows))
-    for split in SPLITS:
-        shutil.rmtree(data / split, ignore_errors=True)
-        (staging / split).replace(data / split)
-    staging.rmdir()
+    try:
+        for split in SPLITS:
+            rows = [a[split] for a in assigned]
+            columns = read_split(samples, rows, parts, luminosity_fb, seed, split)
+            if split == "train":
+                scale = image_scale(columns["image"], fields["image"].shape)
+            processes = [
+                describe_sample(sample, luminosity_fb, in_split=len(r))
+                for sample, r in zip(samples, rows, strict=True)
+            ]
+            with ShardWriter(
+                staging / split,
+                fields,
+                provenance={**provenance, "split": split, "processes": processes},
+                scale=scale,
+                events_per_shard=events_per_shard,
+            ) as writer:
+                writer.append(columns)
+            counts[split] = sum(map(len, rows))
+        for split in SPLITS:
+            shutil.rmtree(data / split, ignore_errors=True)
+            (staging / split).replace(data / split)
+    finally:
+        # After an error, too: a full disk gets its space back.
+        shutil.rmtree(staging, ignore_errors=True)
     return counts
 
 

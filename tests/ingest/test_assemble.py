@@ -58,8 +58,9 @@ def _write(folder: Path, samples: list[Sample], **changed: Any) -> dict[str, Sha
         "data": folder / "data", "parts": parts, "fractions": FRACTIONS, "luminosity_fb": 36.0, "image_bins": BINS,
         "seed": 4, "provenance": {"label": "made up"}, "events_per_shard": 64,
     }  # fmt: skip
-    write_splits(samples, **{**settings, **changed})
-    return {split: ShardDataset.open(folder / "data" / split) for split in SPLITS}
+    settings.update(changed)
+    write_splits(samples, **settings)
+    return {split: ShardDataset.open(settings["data"] / split) for split in SPLITS}
 
 
 @pytest.fixture
@@ -198,3 +199,14 @@ def test_writing_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> Non
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     info = json.loads((tmp_path / "a" / "train" / "dataset.json").read_text())
     assert info["provenance"]["split"] == "train"
+
+
+def test_a_full_disk_leaves_the_old_splits_as_they_were(folder: Path, small_disk: Path) -> None:
+    old = _samples(folder / "parts", rpv_gluino=[40], jz5=[40])
+    _write(folder, old, data=small_disk)
+    before = {p.name: p.read_bytes() for p in (small_disk / "train").iterdir()}
+    large = _samples(folder / "parts", rpv_gluino=[4000], jz5=[4000])
+    with pytest.raises(UserError, match="disk full while writing"):
+        _write(folder, large, data=small_disk, events_per_shard=1000)
+    assert {p.name: p.read_bytes() for p in (small_disk / "train").iterdir()} == before
+    assert sorted(p.name for p in small_disk.iterdir()) == sorted(SPLITS)  # and its space is free again
