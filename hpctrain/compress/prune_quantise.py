@@ -54,11 +54,11 @@ class PruneQuantise:
         kind: Literal["prune_quantise"] = "prune_quantise"
         pruning: MagnitudePruning.Config = MagnitudePruning.Config()
         """Schedule of sparsities and the L1 term."""
-        epochs_per_round: PositiveInt = 1
+        epochs_per_round: PositiveInt = 2
         """Epochs trained after each round of pruning."""
         pruning_optimizer: Annotated[AnyComponent, component("optimizers", "adam")] = _adam(1e-3)
         """How weights move while pruning; each round has its own cosine schedule."""
-        quantised_epochs: NonNegativeInt = 3
+        quantised_epochs: NonNegativeInt = 4
         """Epochs trained in fixed point; 0 quantises the pruned network as it is."""
         quantised_optimizer: Annotated[AnyComponent, component("optimizers", "adam")] = _adam(5e-4)
         """How weights move in fixed-point training."""
@@ -112,7 +112,7 @@ class PruneQuantise:
         layers = layer_records(reference, overflow)
         results = {**figures["results"], "layers": layers, "bits": self._bits()}
         if communicator.rank == 0:
-            self._write(run, quantised, record, results, tuple(session.inputs(network, 1)[0].shape[1:]))
+            self._write(run, quantised, record, results, session.input_shape(network))
         communicator.barrier()
         summary: dict[str, Any] = {
             **figures["summary"],

@@ -138,6 +138,12 @@ class Retraining:
         gathered = [part for rank in self.communicator.gather(parts) for part in rank]
         return {name: np.concatenate([part[name] for part in gathered]) for name in gathered[0]}
 
+    def input_shape(self, network: nn.Module) -> tuple[int, ...]:
+        """Shape of what the network sees of one event."""
+        self.task.model = network
+        one = self._loaders["train"].load(np.zeros(1, dtype=np.int64))
+        return tuple(self.task.inputs(one).shape[1:])
+
     def inputs(self, network: nn.Module, events: int) -> list[Tensor]:
         """This rank's share of about ``events`` training events spread over the split, as the network sees them."""
         self.task.model = network

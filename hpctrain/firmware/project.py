@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from hpctrain.compress.fixed_point import FixedPoint
 from hpctrain.compress.prune import MaskedLayer
 from hpctrain.compress.types import LayerTypes
@@ -77,7 +79,9 @@ def convert(
     stated = precisions(types) if stated is None else stated
     import hls4ml
 
-    _register_flatten(hls4ml.backends.get_backend(target.backend))
+    backend = hls4ml.backends.get_backend(target.backend)
+    _register_flatten(backend)
+    reuse = _reuse_factors(backend, types, target)
     twin = plain_twin(types)
     try:
         config = hls4ml.utils.config_from_pytorch_model(
@@ -89,8 +93,7 @@ def convert(
         for name, section in config["LayerName"].items():
             section["Precision"].update(stated["input" if name == entrance else name])
             section["Strategy"], section["Trace"] = target.strategy, True
-            if name in (target.reuse_factors or {}):
-                section["ReuseFactor"] = (target.reuse_factors or {})[name]
+            section["ReuseFactor"] = reuse.get(name, target.reuse_factor)
         graph = hls4ml.converters.convert_from_pytorch_model(
             twin, hls_config=config, output_dir=str(folder), project_name=PROJECT, backend=target.backend,
             io_type=target.io_type, clock_period=target.clock_period, part=target.part,
@@ -132,6 +135,28 @@ def quiet(log: Path) -> Iterator[None]:
                 yield
         finally:
             os.chdir(here)
+
+
+def _reuse_factors(backend: Any, types: Sequence[LayerTypes], target: Target) -> dict[str, int]:
+    """Firmware layer name → the valid reuse factor nearest to the one asked for.
+
+    hls4ml would choose the same, but forgets its choice again when it replaces a convolution of kernel 1.
+    """
+    factors = {}
+    for entry in types:
+        if isinstance(entry.layer, MaskedLayer):
+            name = firmware_name(entry.name)
+            asked = (target.reuse_factors or {}).get(name, target.reuse_factor)
+            if target.strategy == "Resource":
+                outputs = entry.layer.weight.shape[0]
+                inputs = entry.layer.weight.numel() // outputs
+                valid = backend.get_valid_reuse_factors(inputs, outputs)
+                if target.io_type == "io_parallel" and not isinstance(entry.layer, nn.Linear):
+                    # nnet_conv2d_resource.h is wrong beyond this, and its own assertion cannot fail (hls4ml 1.3.0).
+                    valid = [factor for factor in valid if factor <= inputs]
+                asked = backend.get_closest_reuse_factor(valid, asked)
+            factors[name] = asked
+    return factors
 
 
 def _check_sizes(types: Sequence[LayerTypes], target: Target) -> None:

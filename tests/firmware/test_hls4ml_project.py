@@ -173,7 +173,7 @@ def test_failing_compiler_is_reported_with_the_log(
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     network, inputs = quantised(mlp, (6,))
     folder = tmp_path / "firmware"
-    with pytest.raises(UserError, match="could not compile.*build.log"):
+    with pytest.raises(UserError, match=r"could not compile.*build\.log"):
         emit(network, inputs, folder, tracker)
     assert "out of luck" in (folder / "build.log").read_text()
     assert leftovers(folder) == {"build.log"}
@@ -183,7 +183,7 @@ def test_reuse_factor_of_an_unknown_layer_is_refused(
     mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
 ) -> None:
     network, inputs = quantised(mlp, (6,))
-    with pytest.raises(UserError, match="no layer 'dense'.*layer_0"):
+    with pytest.raises(UserError, match=r"no layer 'dense'.*layer_0"):
         emit(network, inputs, tmp_path, tracker, reuse_factors={"dense": 4})
 
 
