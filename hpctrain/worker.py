@@ -12,6 +12,7 @@ import torch
 from hpctrain import machine
 from hpctrain.errors import UserError
 from hpctrain.files import write_json
+from hpctrain.launch.local import RANK_LINE
 from hpctrain.parallel.communicator import SingleCommunicator, connect
 from hpctrain.parallel.environment import detect
 from hpctrain.pipeline import STEPS
@@ -21,8 +22,10 @@ from hpctrain.run import RunDirectory
 def work(name: str, path: Path) -> None:
     """Do one step as one of its ranks. Ends the process with exit code 2 (user's mistake) or 1 when it fails."""
     _watch_parent()
+    # Also the first sign in the log that the ranks came up; the launcher looks a dead process up here.
     run = RunDirectory.open(path)
     try:
+        print(RANK_LINE.format(rank=detect(os.environ).rank, pid=os.getpid()), flush=True)
         _work(name, run)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user is told by the parent
         _fail(name, run, error)

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from hpctrain.errors import UserError
@@ -14,7 +12,7 @@ def test_full_disk_leaves_the_old_file_and_one_clear_line(small_disk):
     ):
         write_atomically(path, b"b" * 900_000)
     assert path.read_bytes() == b"a" * 600_000
-    assert os.listdir(small_disk) == ["record.bin"]
+    assert [p.name for p in small_disk.iterdir()] == ["record.bin"]
 
 
 def test_folder_that_cannot_be_made(tmp_path):
@@ -28,7 +26,7 @@ def test_json_is_whole_or_refused(tmp_path):
     assert read_json(tmp_path / "a.json") == {"φ": [1.5, None]}
     assert read_json(tmp_path / "none.json") is None
     (tmp_path / "torn.json").write_text('{"a": ')
-    with pytest.raises(UserError, match="torn.json: not readable JSON"):
+    with pytest.raises(UserError, match=r"torn\.json: not readable JSON"):
         read_json(tmp_path / "torn.json")
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(tmp_path / "nan.json", {"x": float("nan")})

@@ -20,6 +20,9 @@ from hpctrain.errors import UserError
 from hpctrain.launch.base import Job
 from hpctrain.registry import register
 
+RANK_LINE = "rank {rank} is process {pid}"
+"""What every rank prints first."""
+
 
 @register("launch")
 class LocalLauncher:
@@ -101,13 +104,16 @@ class Processes:
                 time.sleep(0.05)
 
     def obituary(self) -> str:
-        # The banner of MPICH's mpiexec, which kills the other ranks by itself when one dies.
+        # MPICH's mpiexec kills the other ranks by itself when one dies, and tells which process that was; each
+        # of our ranks wrote its process number when it started.
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        banner = re.search(
-            r"RANK (\d+) PID \d+ RUNNING AT .*\n=\s+(KILLED BY SIGNAL: \d+ \([^)]*\)|EXIT CODE: \d+)", text
-        )
+        banner = re.search(r"PID (\d+) RUNNING AT .*\n=\s+EXIT CODE: (\d+)", text)
         if banner:
-            return f"rank {banner[1]} ended: {banner[2].lower()}"
+            line = RANK_LINE.format(rank=r"(\d+)", pid=banner[1])
+            rank_line = re.search(f"^{line}$", text, re.MULTILINE)
+            who = f"rank {rank_line[1]}" if rank_line else "a rank, at its start,"
+            how = re.search(r"EXIT STRING: (.+)", text)
+            return f"{who} ended: {how[1] if how else 'exit code ' + banner[2]}"
         rank = self._failed or 0
         code = self.processes[rank].returncode
         who = f"rank {rank}" if len(self.processes) > 1 else "the process"

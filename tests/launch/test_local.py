@@ -1,0 +1,84 @@
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from hpctrain.errors import UserError
+from hpctrain.launch import local
+from hpctrain.launch.local import LocalLauncher, Processes, mpiexec
+
+
+def spawn(tmp_path, *programs):
+    log = tmp_path / "log"
+    environment = dict(os.environ)
+    return Processes([local._spawn([sys.executable, "-c", p], environment, log) for p in programs], log)
+
+
+def wait(job, limit=20.0):
+    deadline = time.monotonic() + limit
+    while (code := job.poll()) is None:
+        assert time.monotonic() < deadline, "the job did not end"
+        time.sleep(0.02)
+    return code
+
+
+def test_success_is_zero(tmp_path):
+    assert wait(spawn(tmp_path, "print('a')", "print('b')")) == 0
+    assert sorted((tmp_path / "log").read_text().split()) == ["a", "b"]
+
+
+def test_when_one_fails_the_others_are_stopped(tmp_path):
+    job = spawn(tmp_path, "import time; time.sleep(60)", "raise SystemExit(3)")
+    started = time.monotonic()
+    assert wait(job) == 3
+    assert time.monotonic() - started < 15
+    assert job.obituary() == "rank 1 ended with exit code 3"
+    assert all(process.poll() is not None for process in job.processes)
+
+
+def test_a_killed_process_is_named_with_its_signal(tmp_path):
+    job = spawn(tmp_path, "import time; time.sleep(60)")
+    job.processes[0].send_signal(signal.SIGKILL)
+    assert wait(job) == -9
+    assert job.obituary() == "the process was killed by signal 9 (SIGKILL)"
+
+
+def test_one_that_does_not_listen_is_killed(tmp_path, monkeypatch):
+    job = spawn(
+        tmp_path,
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
+    )
+    while "up" not in (tmp_path / "log").read_text():
+        time.sleep(0.02)
+    started = time.monotonic()
+    job.stop()
+    assert job.processes[0].poll() == -9
+    assert time.monotonic() - started < 15
+
+
+def test_mpich_names_the_rank_that_died(tmp_path):
+    program = """
+import os, time
+from mpi4py import MPI
+print(f"rank {MPI.COMM_WORLD.rank} is process {os.getpid()}", flush=True)
+MPI.COMM_WORLD.Barrier()
+if MPI.COMM_WORLD.rank == 1:
+    os.kill(os.getpid(), 9)
+time.sleep(60)
+"""
+    log = tmp_path / "log"
+    job = Processes(
+        [local._spawn([mpiexec(), "-n", "2", sys.executable, "-c", program], dict(os.environ), log)], log
+    )
+    assert wait(job) != 0
+    assert job.obituary() == "rank 1 ended: Killed (signal 9)"
+
+
+def test_no_mpiexec_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    launcher = LocalLauncher.Config(ranks=2).build()
+    with pytest.raises(UserError, match=r"needs mpiexec, and there is none. pip install"):
+        launcher.start(["worker"], tmp_path / "log", parallel=True)

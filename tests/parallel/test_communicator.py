@@ -1,0 +1,84 @@
+"""The same tests on one rank and under ``mpiexec -n N``."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hpctrain.errors import UserError
+from hpctrain.parallel.communicator import SingleCommunicator, broadcast_state, sum_gradients
+from hpctrain.parallel.environment import Ranks
+from hpctrain.parallel.gloo import GlooCommunicator
+from hpctrain.parallel.mpi import MpiCommunicator
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+def test_all_reduce(world, dtype):
+    values = torch.arange(6, dtype=dtype).view(2, 3) + world.rank
+    ranks = list(range(world.size))
+    expected = {
+        "sum": world.size * torch.arange(6, dtype=dtype) + sum(ranks),
+        "max": torch.arange(6, dtype=dtype) + max(ranks),
+        "min": torch.arange(6, dtype=dtype),
+    }
+    for operation, result in expected.items():
+        assert torch.equal(world.all_reduce(values.clone(), operation), result.view(2, 3))
+
+
+def test_all_reduce_of_a_strided_view_changes_the_view_in_place(world):
+    base = torch.ones(4, 4)
+    world.all_reduce(base[:, 1])
+    assert base[:, 1].tolist() == [world.size] * 4
+    assert base[:, 0].tolist() == [1.0] * 4
+
+
+def test_broadcast(world):
+    source = world.size - 1
+    assert world.broadcast(torch.tensor([float(world.rank)]), source).item() == source
+
+
+def test_gather_keeps_the_order_of_ranks(world):
+    assert world.gather({"rank": world.rank}) == [{"rank": rank} for rank in range(world.size)]
+
+
+def test_broadcast_state_makes_ranks_alike(world):
+    torch.manual_seed(world.rank)
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    module[1].running_mean += world.rank
+    broadcast_state(module, world)
+    states = world.gather({k: v.numpy() for k, v in module.state_dict().items()})
+    for state in states:
+        for name in states[0]:
+            np.testing.assert_array_equal(state[name], states[0][name])
+
+
+def test_gradients_and_sums_travel_together(world):
+    a, b, c = (nn.Parameter(torch.zeros(shape)) for shape in [(2, 2), (3,), (1,)])
+    a.grad = torch.full((2, 2), float(world.rank + 1))
+    b.grad = None if world.rank else torch.ones(3)  # a rank without a share has no gradient
+    extra = sum_gradients([a, b, c], torch.tensor([1.5, world.rank], dtype=torch.float64), world)
+    n = world.size
+    assert extra.tolist() == [1.5 * n, sum(range(n))]
+    assert torch.equal(a.grad, torch.full((2, 2), float(sum(range(1, n + 1)))))
+    assert torch.equal(b.grad, torch.ones(3))
+    assert c.grad is None if n == 1 else c.grad.item() == 0
+
+
+def test_a_single_rank_needs_nothing():
+    alone = SingleCommunicator()
+    tensor = torch.arange(3)
+    assert alone.all_reduce(tensor) is tensor
+    assert alone.gather(1) == [1]
+
+
+def test_an_mpi_that_was_started_by_somebody_else_is_refused(world):
+    with pytest.raises(UserError, match="says rank 5 of 8, MPI says"):
+        MpiCommunicator(MpiCommunicator.Config(), Ranks(5, 8, 5, "Slurm"))
+
+
+def test_gloo_says_what_it_needs(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(UserError, match="gloo engine needs MASTER_ADDR"):
+        GlooCommunicator(GlooCommunicator.Config(), Ranks(0, 2, 0, "torchrun"))
