@@ -99,7 +99,15 @@ class Contents:
 
     @cached_property
     def verification(self) -> dict[str, Any] | None:
-        return self._results("firmware", self.run.firmware / "verification.json")
+        """The firmware's verification; also that of a refusal, which ends the step with an error."""
+        path = self.run.firmware / "verification.json"
+        found = self._results("firmware", path)
+        if found is None and "compress" in self.steps:
+            refusal: dict[str, Any] | None = read_json(path)
+            network = self.run.steps / "compress.json"
+            if refusal and not refusal["passed"] and path.stat().st_mtime >= network.stat().st_mtime:
+                return refusal
+        return found
 
     def _results(self, step: str, path: Path) -> dict[str, Any] | None:
         if step not in self.steps:

@@ -63,7 +63,7 @@ def _auc(contents: Contents) -> Card | None:
         figure(results["cnn"]["auc"]),
         f"unweighted, {count(events['signal']['raw'])} signal and {count(events['background']['raw'])} "
         f"background test events; weighted {figure(results['cnn']['weighted']['auc'])}",
-        results["cnn"]["auc"].get("warning", ""),
+        _warning(results["cnn"]["auc"]),
     )
 
 
@@ -75,7 +75,7 @@ def _difference(contents: Contents) -> Card | None:
         "AUC, CNN − GBDT",
         ("+" if difference["value"] > 0 else "") + figure(difference),
         f"paired on the same test events; GBDT alone {figure(contents.evaluation['gbdt']['auc'])}",
-        difference.get("warning", ""),
+        _warning(difference),
     )
 
 
@@ -93,7 +93,7 @@ def _efficiency(contents: Contents) -> Card | None:
         figure(points[rate]),
         f"unweighted, {number(points[rate]['n_eff'])} background events above the threshold"
         + (f"; {beside}" if beside else ""),
-        points[rate].get("warning", ""),
+        _warning(points[rate]),
     )
 
 
@@ -105,7 +105,7 @@ def _selection(contents: Contents) -> Card | None:
         "benchmark selection, signal efficiency",
         figure(rates["tpr"]),
         f"unweighted, after the preselection; background {figure(rates['fpr'])}",
-        rates["tpr"].get("warning", ""),
+        _warning(rates["tpr"]),
     )
 
 
@@ -119,7 +119,7 @@ def _significance(contents: Contents) -> Card | None:
         figure(ratio),
         f"at the same fraction of raw background events: {figure(network)} against "
         f"{figure(contents.evaluation['selection']['ams'])}",
-        ratio.get("warning", ""),
+        _warning(ratio),
     )
 
 
@@ -149,6 +149,11 @@ def _firmware(contents: Contents) -> Card | None:
         f"largest difference {number(check['max_abs_difference'])}, tolerance {number(check['tolerance'])}",
         tone="good" if check["passed"] else "bad",
     )
+
+
+def _warning(entry: Any) -> str:
+    """A short word of the warning that a figure carries; the section has the whole text."""
+    return f"Rests on {entry['n_eff']:.1f} effective events: do not trust it." if "warning" in entry else ""
 
 
 def _at(value: Any, *keys: str) -> Any:

@@ -61,7 +61,6 @@ def _render(contents: Contents, sections: Any, title: str) -> str:
     environment = Environment(
         loader=PackageLoader("hpctrain.report"),
         autoescape=True,  # every template here is HTML, and names in a run may be anything
-        trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {

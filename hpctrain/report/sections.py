@@ -180,7 +180,7 @@ def firmware(contents: Contents, _: Gallery) -> dict[str, Any] | None:
     """The verification and the table of layers."""
     if contents.verification is None:
         return None
-    return {"verification": contents.verification, "summary": contents.steps["firmware"]["summary"]}
+    return {"verification": contents.verification, "finished": "firmware" in contents.steps}
 
 
 def cost(contents: Contents, _: Gallery) -> dict[str, Any] | None:

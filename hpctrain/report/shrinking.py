@@ -25,9 +25,9 @@ def layers_of(weights: Arrays) -> list[str]:
 def weight_figure(weights: Arrays) -> Figure:
     """Histograms of the weights of every layer, before and after, zeros of the compressed ones left out."""
     layers = layers_of(weights)[:MOST_LAYERS]
-    columns = min(len(layers), 4)
+    columns = min(len(layers), 4 if len(layers) in {4, 7, 8} else 3)
     rows = -(-len(layers) // columns)
-    figure = new_figure(9.2, 2.7 * rows)
+    figure = new_figure(9.2, 2.6 * rows + 0.4)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis, layer in zip(axes.ravel(), layers, strict=False):
         before = weights[f"before/{layer}"].ravel()
@@ -47,13 +47,13 @@ def weight_figure(weights: Arrays) -> Figure:
     for axis in axes.ravel()[len(layers) :]:
         axis.set_axis_off()
     axes[0, 0].set_ylabel("weights per bin")
-    axes[0, 0].legend(fontsize=7.5, loc="upper right")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
 def pruning_figure(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> Figure:
     """AUC after each pruning round with its error, beside the network before and after all of it."""
-    figure = new_figure(6.4, 3.6)
+    figure = new_figure(6.4, 3.9)
     axis = figure.subplots()
     sparsity = [100 * entry["sparsity"] for entry in rounds]
     auc = [entry["auc"]["value"] for entry in rounds]
@@ -78,5 +78,5 @@ def pruning_figure(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, An
                 label=name,
             )
     axis.set(xlabel="weights that are zero [%]", ylabel="unweighted AUC", title="Performance while pruning")
-    axis.legend(loc="best")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -132,7 +132,8 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', svg))  # the other ids would only fill the page
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'((?:xlink:)?href="|url\()#', rf"\1#{name}-", svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
     for colour, variable in VARIABLES.items():

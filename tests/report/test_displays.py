@@ -1,0 +1,59 @@
+"""Which event is shown, and what stands where in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpctrain.data.shards import ShardDataset
+from hpctrain.report.displays import Event, event_display, mean_image, typical_event
+from hpctrain.report.style import house_style
+from hpctrain.run import RunDirectory
+
+
+@pytest.fixture(scope="module")
+def dataset(trained: RunDirectory) -> ShardDataset:
+    return ShardDataset.open(trained.data / "test")
+
+
+def test_the_event_shown_is_the_median_of_its_class(dataset: ShardDataset) -> None:
+    for label in (0, 1):
+        event = typical_event(dataset, label)
+        masses = dataset.column("sum_mass")[dataset.column("label") == label]
+        assert event is not None
+        assert event.sum_mass in masses
+        assert abs((masses < event.sum_mass).mean() - 0.5) < 0.03
+    assert typical_event(dataset, 2) is None
+
+
+def test_mean_image_is_the_mean(dataset: ShardDataset) -> None:
+    found, events = mean_image(dataset, 1)
+    rows = dataset.column("label") == 1
+    dense = dataset.column("image").dense(dataset.fields["image"].shape)[rows]
+    assert events == rows.sum()
+    np.testing.assert_allclose(found, dense.mean(axis=0), rtol=1e-5)
+
+
+def test_a_jet_at_the_seam_is_drawn_on_both_sides() -> None:
+    jets = np.zeros((5, 4))
+    jets[0] = 500, 0.5, 3.0, 90
+    jets[1] = 450, -1.0, 0.0, 60
+    image = np.zeros((3, 16, 16))
+    image[:, 12, 3] = 7.0
+    with house_style():
+        figure = event_display(Event(image, jets, 2, 150.0, 1, False))
+    panel = figure.axes[0]
+    centres = sorted(round(float(circle.center[1]), 3) for circle in panel.patches)
+    assert centres == [round(3.0 - 2 * np.pi, 3), 0.0, 3.0]
+    assert len(figure.axes) == 3
+
+
+def test_eta_runs_across_and_phi_up() -> None:
+    image = np.zeros((3, 16, 16))
+    image[:, 12, 3] = 7.0  # η cell 12 of 16, φ cell 3 of 16
+    with house_style():
+        figure = event_display(Event(image, np.zeros((5, 4)), 0, 0.0, 1, False))
+    picture = figure.axes[0].images[0]
+    assert np.argwhere(picture.get_array().filled(0) > 0).tolist() == [[3, 12]]
+    assert picture.origin == "lower"
+    assert picture.get_extent() == pytest.approx([-2.5, 2.5, -np.pi, np.pi])
