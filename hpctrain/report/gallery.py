@@ -37,6 +37,8 @@ class Gallery:
         """Draw a figure in the house style. ``alt`` says in words what it shows."""
         with house_style():
             figure = draw()
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once, saved twice
             png = write_png(figure, self.folder / f"{name}.png")
             svg = to_svg(figure, name)
         self.drawn.append(name)
