@@ -31,10 +31,8 @@ def reference(value: float, kind: FixedPoint) -> Fraction:
     low = -(2 ** (kind.width - 1)) if kind.signed else 0
     high = low + 2**kind.width - 1
     if kind.saturation == "SAT":
-        code = min(max(code, low), high)
-    else:
-        code = (code - low) % 2**kind.width + low
-    return code * step
+        return min(max(code, low), high) * step
+    return ((code - low) % 2**kind.width + low) * step
 
 
 @given(kind=kinds, value=values)

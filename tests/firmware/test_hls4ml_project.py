@@ -12,10 +12,16 @@ import pytest
 import torch
 from torch import nn
 
+from hpctrain.compress.saved import save_network
 from hpctrain.compress.types import layer_types
+from hpctrain.config import Experiment
+from hpctrain.data.columns import SparseRows
+from hpctrain.data.schema import DenseField, SparseField
+from hpctrain.data.shards import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.firmware.hls4ml_project import Hls4mlProject
 from hpctrain.firmware.project import precisions
+from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
 
 Quantise = Callable[..., tuple[nn.Sequential, torch.Tensor]]
@@ -73,8 +79,8 @@ def test_streamed_cnn_is_bit_exact_and_complete(
     ("io_type", "strategy", "backend"),
     [
         ("io_parallel", "Latency", "Vitis"),
-        ("io_stream", "Resource", "Vitis"),
-        ("io_parallel", "Resource", "Vivado"),
+        pytest.param("io_stream", "Resource", "Vitis", marks=pytest.mark.slow),
+        pytest.param("io_parallel", "Resource", "Vivado", marks=pytest.mark.slow),
     ],
 )
 def test_mlp_with_signed_inputs_is_bit_exact(
@@ -91,6 +97,7 @@ def test_mlp_with_signed_inputs_is_bit_exact(
     assert summary["bit_exact"]
 
 
+@pytest.mark.slow
 def test_parallel_cnn_without_relus_is_bit_exact(
     quantised: Quantise, tmp_path: Path, tracker: Tracker
 ) -> None:
@@ -103,6 +110,7 @@ def test_parallel_cnn_without_relus_is_bit_exact(
     assert emit(network, inputs, tmp_path, tracker, io_type="io_parallel")["bit_exact"]
 
 
+@pytest.mark.slow
 def test_streamed_conv1d_is_bit_exact(quantised: Quantise, tmp_path: Path, tracker: Tracker) -> None:
     """A network of particles: kernel 1 and an average over all of them."""
     torch.manual_seed(6)
@@ -115,7 +123,10 @@ def test_streamed_conv1d_is_bit_exact(quantised: Quantise, tmp_path: Path, track
 
 @pytest.mark.parametrize(
     ("layer", "key", "text"),
-    [("layer_3", "accum", "fixed<9,2,TRN,WRAP>"), ("layer_1", "result", "ufixed<8,1,TRN,WRAP>")],
+    [
+        ("layer_3", "accum", "fixed<9,2,TRN,WRAP>"),
+        pytest.param("layer_1", "result", "ufixed<8,1,TRN,WRAP>", marks=pytest.mark.slow),
+    ],
 )
 def test_wrong_type_is_refused_and_the_layer_named(
     cnn: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, layer: str, key: str, text: str
@@ -133,6 +144,7 @@ def test_wrong_type_is_refused_and_the_layer_named(
     assert record["mismatches"] > 0
 
 
+@pytest.mark.slow
 def test_difference_within_the_tolerance_passes(
     mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
 ) -> None:
@@ -146,13 +158,47 @@ def test_difference_within_the_tolerance_passes(
 
 
 def test_no_compiler_is_said_before_anything_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hpctrain.firmware.project import require_tools
-
+    run = RunDirectory.create(Experiment.from_mapping({"name": "run", "output": str(tmp_path)}))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"no g\+\+ on this machine.*apt install g\+\+"):
-        require_tools()
+        run.experiment.firmware.build().run(run, tracker)
+    assert not run.firmware.exists()
+
+
+def test_no_compressed_network_names_the_command(tmp_path: Path, tracker: Tracker) -> None:
+    run = RunDirectory.create(Experiment.from_mapping({"name": "run", "output": str(tmp_path)}))
+    with pytest.raises(UserError, match=r"no compressed network.*hpctrain compress"):
+        run.experiment.firmware.build().run(run, tracker)
+
+
+def test_run_directory_to_firmware(cnn: nn.Module, quantised: Quantise, tmp_path: Path) -> None:
+    """The step as the pipeline calls it: saved network, test events of the shards, the task's own inputs."""
+    network, _ = quantised(cnn, (3, 8, 8))
+    firmware = {"events": 30, "golden_events": 3, "reuse_factor": 1000}
+    run = RunDirectory.create(
+        Experiment.from_mapping({"name": "run", "output": str(tmp_path), "firmware": firmware,
+                                 "task": {"model": {"filters": [2], "hidden": 2}}})
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    fields = {"image": SparseField(shape=(3, 8, 8)), "label": DenseField(dtype="int64"),
+              "weight": DenseField(dtype="float64")}  # fmt: skip
+    for split in ("train", "test"):
+        images = rng.exponential(20, (40, 3, 8, 8)) * (rng.random((40, 3, 8, 8)) < 0.3)
+        with ShardWriter(run.data / split, fields, scale={"image_max": [90.0, 70.0, 50.0]}) as writer:
+            writer.append({"image": SparseRows.from_dense(images.astype(np.float32)),
+                           "label": np.arange(40) % 2, "weight": np.ones(40)})  # fmt: skip
+    save_network(run.compressed, network.float(), (3, 8, 8))
+    with run.tracker("firmware") as tracker:
+        summary = run.experiment.firmware.build().run(run, tracker)
+    json.dumps(summary, allow_nan=False)
+    assert (summary["events"], summary["bit_exact"]) == (30, True)
+    assert (run.firmware / "hls4ml" / "firmware" / "myproject.cpp").is_file()
+    record = json.loads((run.firmware / "verification.json").read_text())
+    assert record["adjusted_reuse_factors"]["layer_9"] == [1000, 10]
+    progress = json.loads(run.progress_path("firmware").read_text())
+    assert progress["done"] == progress["total"] == 30
 
 
 def test_no_hls4ml_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
