@@ -90,7 +90,7 @@ class ClassifierEvaluation:
             "notes": NOTES,
         }
         write_json(run.evaluation / "results.json", results)
-        return {"headline": _headline(results), **results}
+        return {"headline": _headline(results), **{k: v for k, v in results.items() if k != "notes"}}
 
     def _score(
         self,

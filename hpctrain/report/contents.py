@@ -20,6 +20,9 @@ from hpctrain.track import read_metrics
 Arrays = dict[str, NDArray[Any]]
 
 SPLITS = ("train", "validation", "test")
+PROCESS_KEYS = {
+    "label", "signal", "cross_section_mb", "cross_section_error_mb", "generated", "preselected", "weight", "in_split",
+}  # fmt: skip
 STEP_TITLES = {
     "generate": "Generate events",
     "train": "Train",
@@ -72,6 +75,12 @@ class Contents:
     @property
     def provenance(self) -> dict[str, Any]:
         return self.datasets["train"].provenance if self.datasets else {}
+
+    @property
+    def processes(self) -> list[dict[str, Any]]:
+        """The processes of the data with all that a table of them needs; none where a dataset says less."""
+        listed = self.provenance.get("processes", [])
+        return [process for process in listed if process.keys() >= PROCESS_KEYS]
 
     @cached_property
     def history(self) -> History:

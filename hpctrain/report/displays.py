@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain.data.columns import SparseRows
+from hpctrain.data.schema import SparseField
 from hpctrain.data.shards import ShardDataset
 from hpctrain.report.style import new_figure
 
@@ -36,6 +37,19 @@ class Event:
     sum_mass: float
     event_id: int
     selected: bool
+
+
+def can_average(dataset: ShardDataset) -> bool:
+    """Whether the dataset holds labelled sparse images of the three channels."""
+    image = dataset.fields.get("image")
+    sparse = isinstance(image, SparseField) and len(image.shape) == 3 and image.shape[0] == len(CHANNELS)
+    return sparse and "label" in dataset.fields
+
+
+def can_display(dataset: ShardDataset) -> bool:
+    """Whether its events have what a display shows."""
+    needed = {"jets", "n_jets", "sum_mass", "event_id", "selected"}
+    return can_average(dataset) and needed <= set(dataset.fields)
 
 
 def typical_event(dataset: ShardDataset, label: int) -> Event | None:

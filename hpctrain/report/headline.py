@@ -34,7 +34,9 @@ def cards(contents: Contents) -> list[Card]:
 def _events(contents: Contents) -> Card | None:
     if not contents.datasets:
         return None
-    processes = contents.provenance["processes"]
+    processes = contents.processes
+    if not processes:
+        return Card("events", count(sum(map(len, contents.datasets.values()))), "in all three splits")
     signal, background = (
         sum(p["preselected"] for p in processes if bool(p["signal"]) is wanted) for wanted in (True, False)
     )

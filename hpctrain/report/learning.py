@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpctrain.report.style import BLUE, MUTED, VERMILLION, new_figure
+from hpctrain.report.style import BLUE, MUTED, VERMILION, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def loss_curves(found: History, samples_per_epoch: int) -> Figure:
     ends = [epoch["epoch"] + 1 for epoch in found.epochs]
     for key, name, colour, marker in (
         ("train_loss", "training, epoch mean", BLUE, "o"),
-        ("validation_loss", "validation", VERMILLION, "s"),
+        ("validation_loss", "validation", VERMILION, "s"),
     ):
         values = [epoch.get(key) for epoch in found.epochs]
         if any(value is not None for value in values):
@@ -85,7 +85,7 @@ def loss_curves(found: History, samples_per_epoch: int) -> Figure:
     left.legend()
     for axis in right:
         values = [e["validation_auc"] for e in with_auc]
-        axis.plot([e["epoch"] + 1 for e in with_auc], values, color=VERMILLION, marker="s", ms=4)
+        axis.plot([e["epoch"] + 1 for e in with_auc], values, color=VERMILION, marker="s", ms=4)
         best = found.best
         if best is not None:
             axis.plot(best["epoch"] + 1, best["validation_auc"], "o", ms=11, mfc="none", mec=BLUE, mew=1.6)

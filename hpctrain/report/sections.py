@@ -49,9 +49,9 @@ def data(contents: Contents, _: Gallery) -> dict[str, Any] | None:
     """Processes with their cross sections, counts and expected events."""
     if not contents.datasets:
         return None
-    splits = {name: dataset.provenance["processes"] for name, dataset in contents.datasets.items()}
+    splits = {name: dataset.provenance.get("processes", []) for name, dataset in contents.datasets.items()}
     rows = []
-    for number, process in enumerate(contents.provenance["processes"]):
+    for number, process in enumerate(contents.processes):
         reference, sigma = process.get("reference_cross_section_mb"), process["cross_section_mb"]
         error = process["cross_section_error_mb"]
         expected = process["preselected"] * process["weight"]
@@ -75,12 +75,13 @@ def data(contents: Contents, _: Gallery) -> dict[str, Any] | None:
 
 
 def events(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
-    """Event displays and mean images."""
+    """Event displays and mean images, as far as the data have what they show."""
     if not contents.datasets:
         return None
-    found: dict[str, Any] = {"displays": [], "label": contents.provenance.get("label", "")}
+    found: dict[str, Any] = {"displays": [], "mean": None, "label": contents.provenance.get("label", "")}
+    test, train = contents.datasets["test"], contents.datasets["train"]
     for label, name in ((1, "signal"), (0, "background")):
-        event = displays.typical_event(contents.datasets["test"], label)
+        event = displays.typical_event(test, label) if displays.can_display(test) else None
         if event is None:
             continue
         alt = (
@@ -89,15 +90,16 @@ def events(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
         )
         picture = gallery.add(f"event_{name}", partial(displays.event_display, event), alt)
         found["displays"].append({"name": name, "event": event, "picture": picture})
-    (signal, n_signal), (background, n_background) = (
-        displays.mean_image(contents.datasets["train"], label) for label in (1, 0)
-    )
-    found["mean"] = gallery.add(
-        "mean_images",
-        lambda: displays.mean_images(signal, background),
-        f"mean image of {n_signal} signal and {n_background} background events, three channels each",
-    )
-    found["mean_counts"] = {"signal": n_signal, "background": n_background}
+    if displays.can_average(train):
+        (signal, n_signal), (background, n_background) = (
+            displays.mean_image(train, label) for label in (1, 0)
+        )
+        found["mean"] = gallery.add(
+            "mean_images",
+            lambda: displays.mean_images(signal, background),
+            f"mean image of {n_signal} signal and {n_background} background events, three channels each",
+        )
+        found["mean_counts"] = {"signal": n_signal, "background": n_background}
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.report.style import AMBER, BLUE, MUTED, VERMILLION, new_figure, plain
+from hpctrain.report.style import AMBER, BLUE, MUTED, VERMILION, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ def weight_figure(weights: Arrays) -> Figure:
         axis.stairs(
             np.histogram(after[after != 0], edges)[0],
             edges,
-            color=VERMILLION,
+            color=VERMILION,
             lw=1.2,
             label="after, not zero",
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#1f2933", "#66717f", "#d9dee4", "#fefefe"
-BLUE, VERMILLION, GREEN, PURPLE, SKY, AMBER = (
+BLUE, VERMILION, GREEN, PURPLE, SKY, AMBER = (
     "#0072b2",
     "#d55e00",
     "#009e73",
@@ -35,7 +35,7 @@ VARIABLES = {
     GRID: "grid",
     PAPER: "paper",
     BLUE: "blue",
-    VERMILLION: "vermillion",
+    VERMILION: "vermilion",
     GREEN: "green",
     PURPLE: "purple",
     SKY: "sky",
@@ -43,11 +43,11 @@ VARIABLES = {
 }
 """Colour → CSS variable (``--ink`` …) that stands for it in a page."""
 
-SIGNAL, BACKGROUND = VERMILLION, BLUE
+SIGNAL, BACKGROUND = VERMILION, BLUE
 MODELS = {"cnn": BLUE, "gbdt": AMBER, "mlp": GREEN, "selection": INK}
 """Colour of each model wherever it is drawn."""
 MODEL_NAMES = {"cnn": "CNN", "gbdt": "GBDT", "mlp": "MLP", "selection": "benchmark selection"}
-SPARE = (PURPLE, SKY, VERMILLION)
+SPARE = (PURPLE, SKY, VERMILION)
 
 SVG_LIMIT_BYTES = 350_000
 """A figure with a larger SVG is embedded as PNG."""

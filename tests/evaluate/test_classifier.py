@@ -38,6 +38,7 @@ def test_every_model_has_its_figures(evaluated: tuple[RunDirectory, dict]) -> No
     assert 0 < summary["selection"]["unweighted"]["tpr"]["value"] < 1
     assert "cnn-gbdt" in summary["differences"]["unweighted"]
     written = json.loads((run.evaluation / "results.json").read_text())
+    assert "test" in written.pop("notes")["test_split"]
     assert {key: summary[key] for key in written} == written
 
 

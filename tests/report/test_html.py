@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hpctrain.data.schema import DenseField
+from hpctrain.data.shards import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.files import write_json
 from hpctrain.run import RunDirectory
@@ -200,6 +203,22 @@ def test_hostile_names_stay_text(complete: RunDirectory, copy_of: Copy, write_re
     assert "script" not in page.tags
     assert "<script" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_data_of_another_kind_still_have_a_page(
+    trained: RunDirectory, copy_of: Copy, write_report: Report
+) -> None:
+    run = copy_of(trained)
+    for split in ("train", "validation", "test"):
+        shutil.rmtree(run.data / split)
+        fields = {"cells": DenseField(shape=(2,)), "label": DenseField(dtype="int64")}
+        with ShardWriter(run.data / split, fields) as writer:
+            writer.append({"cells": np.zeros((3, 2), dtype=np.float32), "label": np.zeros(3, dtype=np.int64)})
+    text, summary = write_report(run)
+    parse(text)
+    assert "names no processes" in text
+    assert "hold no images" in text
+    assert summary["figures"] == ["figures/loss.png"]
 
 
 def test_a_damaged_file_is_named(complete: RunDirectory, copy_of: Copy, write_report: Report) -> None:

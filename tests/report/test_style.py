@@ -71,7 +71,7 @@ def test_colours_stand_out_from_the_paper() -> None:
     )
     for scheme in (light, dark):
         paper = luminance(scheme["paper"])
-        for name in ("ink", "muted", "blue", "vermillion", "green", "amber", "purple"):
+        for name in ("ink", "muted", "blue", "vermilion", "green", "amber", "purple"):
             high, low = sorted((luminance(scheme[name]), paper), reverse=True)
             assert (high + 0.05) / (low + 0.05) > 3, name  # WCAG 2.2, graphical objects
 
