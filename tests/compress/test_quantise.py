@@ -111,22 +111,27 @@ def test_saturation_is_counted_in_use_and_not_in_training() -> None:
     assert (quantiser.seen, quantiser.saturated) == (3, 2)
 
 
-def test_quantised_weights_learn() -> None:
-    network = masked()
-    calibration = Calibration(network)
-    labels = torch.arange(64) % 2
-    data = torch.randn(64, 2, 8, 8) + 0.5 * labels.view(-1, 1, 1, 1)
-    calibration.add(data)
-    chain = quantise_network(network, calibration.types(8, 8, 0.01), 6).train()
-    optimizer = torch.optim.Adam(chain.parameters(), lr=0.01)
+def losses_of(chain: nn.Sequential, data: torch.Tensor, labels: torch.Tensor, steps: int) -> list[float]:
+    optimizer = torch.optim.Adam(chain.train().parameters(), lr=0.01)
     losses = []
-    for _ in range(60):
+    for _ in range(steps):
         loss = nn.functional.cross_entropy(chain(data), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.6 * losses[0]
+    return losses
+
+
+def test_training_in_fixed_point_goes_on_where_the_network_was() -> None:
+    network, labels = masked(), torch.arange(64) % 2
+    data = torch.randn(64, 2, 8, 8) + 0.5 * labels.view(-1, 1, 1, 1)
+    before = losses_of(network, data, labels, 25)[-1]
+    calibration = Calibration(network.eval())
+    calibration.add(data)
+    losses = losses_of(quantise_network(network, calibration.types(5, 6, 0.01), 4), data, labels, 60)
+    assert before < 0.4
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_sums_too_wide_for_the_reference_are_refused() -> None:
