@@ -76,13 +76,14 @@ def score_figure(scores: Arrays, models: list[str], split: str = "test") -> Figu
 
 
 def _lowest_fpr(curves: Arrays, kind: str) -> float:
-    """Where the plot begins: below the first FPR at which background passes in any model."""
-    firsts = [
-        curves["fpr"][curves[f"{model}/{kind}/n_eff"] > 0]
-        for model in models_of(curves)
-        if (curves[f"{model}/{kind}/n_eff"] > 0).any()
-    ]
-    return max(float(min(first[0] for first in firsts)) / 2, 1e-6) if firsts else 1e-3
+    """Where the plot begins: below the first background event of any model, yet not decades below what n_eff bears."""
+    lowest = 1.0
+    for model in models_of(curves):
+        n_eff = curves[f"{model}/{kind}/n_eff"]
+        if (n_eff > 0).any():
+            first = float(curves["fpr"][n_eff > 0][0]) / 2
+            lowest = min(lowest, max(first, 0.02 / float(n_eff[-1])))
+    return lowest if lowest < 1 else 1e-3
 
 
 def _draw_curve(axis: Axes, curves: Arrays, model: str, kind: str, number: int) -> None:
