@@ -90,9 +90,10 @@ class PruneQuantise:
         task = load_task(run)
         task.model.to(communicator.device)
         network = with_masks(fold_batchnorm(straight_line(task.model)))
+        first_epoch = getattr(run.experiment.training, "epochs", 0)
         session = Retraining(
             task, run, tracker, communicator,
-            global_batch_size=config.global_batch_size, first_epoch=getattr(run.experiment.training, "epochs", 0),
+            global_batch_size=config.global_batch_size, first_epoch=first_epoch,
             epochs=config.epochs_per_round * len(config.pruning.sparsities) + config.quantised_epochs,
         )  # fmt: skip
         record = _Record()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -193,18 +192,3 @@ def accumulator(weight: Tensor, bias: Tensor, inputs: FixedPoint, fraction: int)
     highest = (up * high + down * low).sum(1) + bias.double().clamp_min(0)
     lowest = (down * high + up * low).sum(1) + bias.double().clamp_max(0)
     return narrowest(float(lowest.min()), float(highest.max()), fraction)
-
-
-def saturation(network: nn.Sequential, inputs: Iterable[Tensor]) -> dict[str, float]:
-    """Fraction of the values that saturate at each quantiser for the events in ``inputs`` (batches)."""
-    network.eval()
-    quantisers = {name: layer for name, layer in network.named_children() if isinstance(layer, Quantiser)}
-    for layer in quantisers.values():
-        layer.reset()
-    with torch.no_grad():
-        for batch in inputs:
-            network(batch)
-    return {
-        name.removesuffix("_quantiser"): layer.saturated / max(layer.seen, 1)
-        for name, layer in quantisers.items()
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ _PLAIN: dict[str, type[nn.Module]] = {
 
 
 def firmware_name(name: str) -> str:
-    """``name`` as hls4ml and C++ can take it; names made of digits (of an nn.Sequential) get a prefix."""
-    return name if name.isidentifier() and not keyword.iskeyword(name) else f"layer_{name}"
+    """``name`` as torch.fx and C++ take it unchanged; others, such as the digits of an nn.Sequential, get a prefix."""
+    taken = keyword.iskeyword(name) or hasattr(builtins, name)
+    return name if name.isidentifier() and not taken else f"layer_{name}"
 
 
 @torch.no_grad()

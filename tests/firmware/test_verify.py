@@ -38,7 +38,9 @@ def test_golden_vectors_are_exact() -> None:
         assert np.array_equal([[float(word) for word in line.split()] for line in text.splitlines()], numbers)
 
 
-@pytest.mark.parametrize(("name", "safe"), [("conv1", "conv1"), ("3", "layer_3"), ("class", "layer_class")])
+@pytest.mark.parametrize(
+    ("name", "safe"), [("conv1", "conv1"), ("3", "layer_3"), ("class", "layer_class"), ("max", "layer_max")]
+)
 def test_names_fit_into_cpp(name: str, safe: str) -> None:
     assert firmware_name(name) == safe
 
