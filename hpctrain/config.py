@@ -57,6 +57,8 @@ class ComponentConfig(Section):
 
     owner: ClassVar[type]
     """The component class, set when it is registered."""
+    speed_keys: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change how fast the result comes, not the result: a finished step stays finished."""
     kind: str
 
     def build(self, *args: Any, **kwargs: Any) -> Any:

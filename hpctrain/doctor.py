@@ -1,5 +1,6 @@
 """``hpctrain doctor``: what this machine has, and what is missing for which step, with the cure."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -38,8 +39,7 @@ def program(*names: str, flag: str = "--version") -> Callable[[], str | None]:
 
     def find() -> str | None:
         for name in names:
-            beside = Path(sys.executable).with_name(name)
-            path = str(beside) if beside.exists() else shutil.which(name)
+            path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
             if path is None:
                 continue
             try:

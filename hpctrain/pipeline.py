@@ -69,7 +69,9 @@ def fingerprint(name: str, experiment: Experiment, run: RunDirectory) -> str:
     """
     step = STEPS[name]
     parts: list[Any] = [name, experiment.seed]
-    parts += [getattr(experiment, section).model_dump(mode="json") for section in step.sections]
+    for section in step.sections:
+        config = getattr(experiment, section)
+        parts.append(config.model_dump(mode="json", exclude=set(config.speed_keys)))
     parts += [fingerprint(before, experiment, run) for before in step.after]
     if name == "report":
         parts += [run.step_record(other) for other in STEPS if other != name]

@@ -22,7 +22,7 @@ from typing import Any
 from hpctrain import machine
 from hpctrain.config import Experiment
 from hpctrain.errors import UserError
-from hpctrain.files import read_json, write_atomically, write_json
+from hpctrain.files import as_user_error, read_json, write_atomically, write_json
 from hpctrain.track import Tracker, WandbSink
 
 
@@ -143,8 +143,11 @@ class RunDirectory:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep a second hpctrain out of this directory; released by the system when the process ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise as_user_error(error, self.path) from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,6 +10,9 @@ import pytest
 
 from hpctrain.config import Experiment
 from hpctrain.data.shards import DenseField, ShardWriter, SparseField, SparseRows
+from hpctrain.parallel.communicator import Communicator, connect
+from hpctrain.parallel.environment import detect
+from hpctrain.parallel.mpi import MpiCommunicator
 from hpctrain.run import RunDirectory
 
 TOY_FIELDS = {
@@ -64,10 +67,19 @@ def toy_run(tmp_path: Path, write_toy: Callable[..., Path]) -> Callable[..., Run
         )
         run = RunDirectory.create(experiment)
         for number, (split, share) in enumerate({"train": 1.0, "validation": 0.3, "test": 0.3}.items()):
-            write_toy(run.data / split, int(events * share), seed=number)
+            if not (run.data / split).exists():  # the same run may be opened again with other settings
+                write_toy(run.data / split, int(events * share), seed=number)
         return run
 
     return make
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[Communicator]:
+    """The ranks this test run was started on: one, or those of mpiexec."""
+    communicator = connect(MpiCommunicator.Config(), detect(os.environ))
+    yield communicator
+    communicator.close()
 
 
 @pytest.fixture

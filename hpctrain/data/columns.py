@@ -1,5 +1,6 @@
 """What a batch of events is made of: dense arrays and sparse rows. No torch, no files."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -47,7 +48,7 @@ class SparseRows:
     @classmethod
     def from_dense(cls, array: Array) -> Self:
         """Keep what is not zero of (n, *shape)."""
-        flat = array.reshape(len(array), -1)
+        flat = array.reshape(len(array), math.prod(array.shape[1:]))
         row, index = np.nonzero(flat)
         offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(flat)))])
         return cls(offsets.astype(np.int64), index.astype(index_dtype(flat.shape[1])), flat[row, index])

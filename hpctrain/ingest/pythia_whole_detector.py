@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -79,6 +79,7 @@ class PythiaWholeDetector:
     """
 
     class Config(ComponentConfig):
+        speed_keys: ClassVar[frozenset[str]] = frozenset({"workers"})
         kind: Literal["pythia_whole_detector"] = "pythia_whole_detector"
         processes: tuple[ProcessConfig, ...] = _DEFAULT_PROCESSES
         """What to generate; at least one signal and one background process. The default gives about

@@ -8,7 +8,7 @@ from hpctrain.data.columns import SparseRows, concatenate, count, index_dtype, t
 
 dense_images = hnp.arrays(
     np.float32,
-    st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(1, 5)),
+    st.tuples(st.integers(0, 6), st.integers(1, 3), st.integers(1, 5)),
     elements=st.sampled_from([0.0, 0.0, 1.5, -2.0, 7.25]),
 )
 
@@ -23,7 +23,8 @@ def test_sparse_and_back(dense):
 
 @given(dense_images, st.data())
 def test_take_is_indexing(dense, data):
-    chosen = np.array(data.draw(st.lists(st.integers(0, len(dense) - 1), max_size=8)), dtype=np.int64)
+    rows = st.lists(st.integers(0, len(dense) - 1), max_size=8) if len(dense) else st.just([])
+    chosen = np.array(data.draw(rows), dtype=np.int64)
     taken = SparseRows.from_dense(dense).take(chosen)
     np.testing.assert_array_equal(taken.dense(dense.shape[1:]), dense[chosen])
 
@@ -31,7 +32,10 @@ def test_take_is_indexing(dense, data):
 @given(dense_images, dense_images)
 def test_concatenate_is_stacking(first, second):
     shape = (2, 4)
-    a, b = (np.resize(x, (len(x), *shape)) for x in (first, second))
+    a, b = (
+        np.resize(x, (len(x), *shape)) if x.size else np.zeros((0, *shape), np.float32)
+        for x in (first, second)
+    )
     joined = SparseRows.concatenate([SparseRows.from_dense(a), SparseRows.from_dense(b)])
     np.testing.assert_array_equal(joined.dense(shape), np.concatenate([a, b]))
 

@@ -1,0 +1,177 @@
+"""A whole training through its launcher: any number of ranks, both engines, killed and gone on with."""
+
+import subprocess
+import time
+
+import pytest
+import torch
+
+from hpctrain.errors import UserError
+from hpctrain.launch.base import Job
+from hpctrain.parallel.communicator import SingleCommunicator
+from hpctrain.run import RunDirectory
+from hpctrain.track import read_metrics
+from hpctrain.training.checkpoint import Checkpoints
+from hpctrain.training.restore import load_task
+
+
+def start(run: RunDirectory) -> Job:
+    return run.experiment.launch.build().start(
+        ["worker", "train", str(run.path)], run.logs / "train.log", parallel=True
+    )
+
+
+def train(run: RunDirectory) -> dict:
+    """All ranks to the end; the last checkpoint."""
+    job = start(run)
+    while (code := job.poll()) is None:
+        time.sleep(0.05)
+    assert code == 0, (run.logs / "train.log").read_text()
+    return Checkpoints(run.checkpoints).latest()
+
+
+def weights(state: dict) -> torch.Tensor:
+    return torch.cat([value.reshape(-1) for value in state["model"].values()])
+
+
+def test_one_rank_learns_and_records(toy_run):
+    run = toy_run("one", "training.epochs=6", "training.optimizer.learning_rate=5e-3", events=400)
+    tracker = run.tracker("train")
+    summary = run.experiment.training.build().run(run, tracker, SingleCommunicator())
+    assert summary["validation_auc"] > 0.9
+    lines = read_metrics(run.metrics_path)
+    epochs = [line for line in lines if line["event"] == "epoch"]
+    assert [line["epoch"] for line in epochs] == list(range(6))
+    assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
+    assert sum(line["event"] == "step" for line in lines) == summary["steps"] == 6 * 13
+    assert max(e["validation_auc"] for e in epochs) == summary["validation_auc"]
+    assert epochs[summary["best_epoch"]]["validation_auc"] == summary["validation_auc"]
+
+
+@pytest.mark.parametrize(("ranks", "engine"), [(2, "mpi"), (3, "mpi"), (2, "gloo")])
+def test_any_ranks_and_engine_are_one_rank(toy_run, ranks, engine):
+    """203 events in batches of 32: the last batch is uneven, and smaller than ranks of three would like."""
+    one = train(toy_run("one", "task.loss_weights=log"))
+    many = train(toy_run("many", "task.loss_weights=log", f"launch.ranks={ranks}", f"launch.engine={engine}"))
+    assert one["step"] == many["step"] == 14
+    # float32: sums over 32 samples in another order, 14 Adam steps
+    assert torch.allclose(weights(one), weights(many), rtol=1e-3, atol=2e-5)
+    for a, b in zip(one["position"]["history"], many["position"]["history"], strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-5)
+        assert a["validation_auc"] == pytest.approx(b["validation_auc"], abs=1e-3)
+
+
+def test_two_ranks_twice_are_the_same_bits(toy_run):
+    first, second = (train(toy_run(name, "launch.ranks=2")) for name in ("a", "b"))
+    assert torch.equal(weights(first), weights(second))
+    assert first["position"] == second["position"]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_ends_the_job_and_the_run_goes_on_bit_for_bit(toy_run, rank):
+    settings = ("launch.ranks=2", "training.checkpoint_steps=2", "training.epochs=30", "training.keep=3")
+    whole = train(toy_run("whole", *settings))
+    run = toy_run("killed", *settings)
+    job = start(run)
+    while len(list(run.checkpoints.glob("*.pt"))) < 3:
+        assert job.poll() is None, (run.logs / "train.log").read_text()
+        time.sleep(0.01)
+    text = (run.logs / "train.log").read_text()
+    pid = next(line.split()[-1] for line in text.splitlines() if line.startswith(f"rank {rank} is process"))
+    subprocess.run(["kill", "-9", pid], check=True)
+    started = time.monotonic()
+    while (code := job.poll()) is None:
+        assert time.monotonic() - started < 30, "the other rank did not notice"
+        time.sleep(0.05)
+    assert code != 0
+    assert f"rank {rank} ended: Killed" in job.obituary()
+    seen = Checkpoints(run.checkpoints).latest()["step"]
+    assert 0 < seen < whole["step"]
+    continued = train(run)
+    assert torch.equal(weights(whole), weights(continued))
+    assert whole["position"] == continued["position"]
+    assert [line["event"] for line in read_metrics(run.metrics_path)].count("resume") == 1
+
+
+def test_going_on_at_another_size_is_the_same_training(toy_run):
+    settings = ("training.checkpoint_steps=3", "training.epochs=3")
+    whole = train(toy_run("whole", *settings))
+    run = toy_run("moved", *settings, "training.epochs=3")
+    run.checkpoints.mkdir()
+    # a checkpoint in the middle of the second epoch, made by one rank …
+    job = start(run)
+    while not (run.checkpoints / "step-00000009.pt.sha256").exists():
+        assert job.poll() is None
+        time.sleep(0.002)
+    job.stop()
+    # … is gone on from by two
+    run = toy_run("moved", *settings, "launch.ranks=2")
+    continued = train(run)
+    assert continued["step"] == whole["step"]
+    assert torch.allclose(weights(whole), weights(continued), rtol=1e-3, atol=2e-5)
+
+
+def test_checkpoints_of_another_training_are_refused(toy_run):
+    train(toy_run("x"))
+    run = toy_run("x", "training.optimizer.learning_rate=0.1")
+    with pytest.raises(UserError, match="belong to another training"):
+        run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+
+
+def test_patience_stops_and_the_best_is_restored(toy_run):
+    run = toy_run(
+        "short",
+        "training.epochs=50",
+        "training.patience=2",
+        "training.optimizer.learning_rate=3e-2",
+        events=120,
+    )
+    summary = run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+    assert summary["epochs"] < 50
+    assert summary["epochs"] == summary["best_epoch"] + 3
+    best = Checkpoints(run.checkpoints).best()
+    assert best["position"]["epoch"] == summary["best_epoch"] + 1
+    restored = load_task(run).model.state_dict()
+    assert all(torch.equal(restored[name], best["model"][name]) for name in restored)
+
+
+def test_batch_statistics_that_would_differ_between_ranks_are_refused(toy_run):
+    run = toy_run("norm", "launch.ranks=2", "task.model.normalisation=batch")
+    job = start(run)
+    while (code := job.poll()) is None:
+        time.sleep(0.05)
+    assert code == 2
+    assert (
+        "has BatchNorm, whose statistics would differ between ranks" in (run.logs / "train.log").read_text()
+    )
+
+
+def test_a_checkpoint_of_another_network_is_named(toy_run):
+    train(toy_run("x"))
+    run = toy_run("x", "task.model.hidden=9")
+    with pytest.raises(UserError, match="is of another network"):
+        load_task(run)
+
+
+def test_a_loss_that_explodes_is_one_clear_line(toy_run):
+    run = toy_run(
+        "wild",
+        "training.optimizer.kind=sgd",
+        "training.optimizer.learning_rate=1e30",
+        "training.warmup_steps=0",
+    )
+    with pytest.raises(UserError, match=r"loss of phase 'classify' is (nan|inf) at step"):
+        run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+
+
+def test_full_disk_in_a_checkpoint_keeps_the_one_before(toy_run, small_disk):
+    run = toy_run("full", "training.epochs=3", "training.keep=9", "task.model.hidden=128")
+    run.checkpoints.symlink_to(small_disk, target_is_directory=True)
+    (small_disk / "filler").write_bytes(b"x" * (1_048_576 - 260_000))
+    with pytest.raises(UserError, match="disk full while writing"):
+        run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+    whole = Checkpoints(run.checkpoints).latest()
+    assert whole["position"]["epoch"] >= 1
+    (small_disk / "filler").unlink()
+    run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+    assert Checkpoints(run.checkpoints).latest()["position"]["epoch"] == 3
