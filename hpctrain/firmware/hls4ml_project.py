@@ -21,7 +21,7 @@ from hpctrain.config import ComponentConfig
 from hpctrain.data.loader import Loader
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
-from hpctrain.files import write_atomically, write_json
+from hpctrain.files import as_user_error, write_atomically, write_json
 from hpctrain.firmware.emulate import emulate
 from hpctrain.firmware.project import (
     PROJECT,
@@ -124,6 +124,8 @@ class Hls4mlProject:
             if not record["passed"]:
                 raise _refusal(record, folder)
             self._finish(building, final, record)
+        except OSError as error:
+            raise as_user_error(error, building) from error
         finally:
             shutil.rmtree(building, ignore_errors=True)
         return _summary(record)

@@ -52,13 +52,13 @@ def require_tools() -> None:
 
 
 def precisions(types: Sequence[LayerTypes]) -> dict[str, dict[str, str]]:
-    """hls4ml layer name → its types, all of them, from the types of the quantised network."""
+    """Firmware layer name ("input" for the input) → its types, all of them, in hls4ml's words."""
     found = {}
     for entry in types:
         words = entry.precision()
         if entry.layer is not None and "Pool" in type(entry.layer).__name__:
             words.setdefault("accum", words["result"])
-        found[firmware_name(entry.name)] = words
+        found["input" if entry.layer is None else firmware_name(entry.name)] = words
     return found
 
 
@@ -160,7 +160,7 @@ def _reuse_factors(backend: Any, types: Sequence[LayerTypes], target: Target) ->
 
 
 def _check_sizes(types: Sequence[LayerTypes], target: Target) -> None:
-    names = {firmware_name(entry.name): entry for entry in types}
+    names = {firmware_name(entry.name): entry for entry in types if entry.layer is not None}
     for name in target.reuse_factors or {}:
         if name not in names:
             raise UserError(
