@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,15 @@ def load_network(folder: Path) -> tuple[nn.Sequential, tuple[int, ...]]:
         network = rebuild_network(spec)
         network.load_state_dict(torch.load(folder / "network.pt", map_location="cpu", weights_only=True))
         shape = tuple(int(size) for size in spec["input_shape"])
-    except (KeyError, TypeError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (
+        pickle.UnpicklingError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
         raise UserError(f"the compressed network in {folder} cannot be read ({error})", hint=cure) from error
     if math.prod(shape) < 1:
         raise UserError(f"{folder / 'spec.json'} has an empty input_shape", hint=cure)

@@ -55,6 +55,13 @@ def test_weights_of_another_network_are_refused(network: nn.Sequential, tmp_path
         load_network(tmp_path)
 
 
+def test_code_in_a_file_is_never_run(network: nn.Sequential, tmp_path: Path) -> None:
+    save_network(tmp_path, network, (2, 8))
+    torch.save({"0.weight": Path("/")}, tmp_path / "network.pt")  # any object that is no tensor
+    with pytest.raises(UserError, match="cannot be read"):
+        load_network(tmp_path)
+
+
 def test_no_compressed_network_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no compressed network.*hpctrain compress"):
         load_compressed(RunDirectory(tmp_path))
