@@ -103,7 +103,8 @@ def component(group: str, default: str | None = None) -> BeforeValidator:
 def section(group: str, default: str) -> Any:
     """Default of a section that may be left out of the YAML: the component ``default`` as it comes."""
     return Field(
-        default_factory=lambda: registry.find(group, default).Config(), description=f"{group}: {default}"
+        default_factory=lambda: registry.find(group, default).Config(),
+        json_schema_extra={"group": group, "default": default},  # for the page that lists every key
     )
 
 
@@ -152,6 +153,7 @@ class Experiment(Section):
     launch: Annotated[AnyComponent, component("launch", "local")] = section("launch", "local")
     """Where ranks come from. It changes the speed of a run, not its result."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where metrics go beside ``metrics.jsonl``."""
 
     @classmethod
     def load(cls, path: Path, overrides: Sequence[str] = ()) -> Self:
