@@ -117,7 +117,8 @@ class PruneQuantise:
         communicator.barrier()
         summary: dict[str, Any] = {
             **figures["summary"],
-            "sparsity": sparsity(reference),
+            "sparsity_pruned": record.iterations[-1]["sparsity"] if record.iterations else 0.0,
+            "sparsity": sparsity(reference),  # also of the weights that rounding to fixed point made zero
             "bits": self._bits(),
         }
         return summary

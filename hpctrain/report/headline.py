@@ -131,9 +131,9 @@ def _compression(contents: Contents) -> Card | None:
         return None
     bits = results.get("bits", {})
     return Card(
-        "weights pruned",
+        "weights that are zero",
         percent(summary.get("sparsity")),
-        f"{bits.get('weights', '?')}-bit weights, {bits.get('activations', '?')}-bit activations; AUC "
+        f"{percent(summary.get('sparsity_pruned'))} pruned, the rest rounded to zero; {bits.get('weights', '?')}-bit weights, {bits.get('activations', '?')}-bit activations; AUC "
         f"{figure(_at(results, 'after', 'auc'))}, was {figure(_at(results, 'before', 'auc'))} (unweighted)",
     )
 
