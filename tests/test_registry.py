@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,11 +45,20 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "own_model"
 @pytest.fixture(scope="module")
 def installed_example(tmp_path_factory) -> Path:
     """The documented example, built and installed by pip as a user would, into a folder of its own."""
-    target = tmp_path_factory.mktemp("site")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", target, EXAMPLE],
-        check=True, timeout=120,
-    )  # fmt: skip
+    source, target = tmp_path_factory.mktemp("source") / "own_model", tmp_path_factory.mktemp("site")
+    shutil.copytree(EXAMPLE, source)  # building leaves files beside the source
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        target,
+    ]
+    subprocess.run([*command, source], check=True, timeout=120)
     return target
 
 
