@@ -36,7 +36,7 @@ def main() -> None:
             settings["launch"] |= {"engine": {"kind": engine}, "threads": 1}
             base.__dict__["experiment"] = Experiment.from_mapping(settings)
             with tempfile.TemporaryDirectory() as scratch:
-                rows = table(measure(base, options.ranks, Path(scratch), weak=weak))
+                rows = table(measure(base, options.ranks, Path(scratch), weak=weak), weak=weak)
             print(f"{name}: " + "; ".join(
                 f"{r.ranks} ranks {r.samples_per_second:,.0f}/s, efficiency {r.efficiency:.2f} ± {r.efficiency_error:.2f}"
                 for r in rows

@@ -1,6 +1,7 @@
 """The command line: one thin command a step."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 import hpctrain
-from hpctrain.errors import UserError
+from hpctrain.errors import InternalError, UserError
+from hpctrain.files import as_user_error
 
 _TARGET = "an experiment (YAML file) or a run directory"
 
@@ -42,17 +44,34 @@ _STEPS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. A user's mistake ends in one line on stderr and exit code 2."""
-    options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # an old terminal shows ? for φ, and goes on
+    parser = _parser()
+    options, leftover = parser.parse_known_args(arguments)
+    # argparse takes overrides in one piece only; those after an option are left over.
+    if any(item.startswith("-") or "=" not in item for item in leftover) or not hasattr(options, "overrides"):
+        options = parser.parse_args(arguments)
+    else:
+        options.overrides += leftover
     try:
         code = _dispatch(options)
     except UserError as error:
-        print(f"hpctrain: error: {' '.join(str(error).split())}", file=sys.stderr)
-        code = 2
+        code = _say(error)
+    except OSError as error:
+        code = _say(as_user_error(error, Path(error.filename or getattr(options, "target", "."))))
     except KeyboardInterrupt:
-        again = f": `hpctrain {options.command} {getattr(options, 'target', '')}` goes on from what is whole"
-        print(f"\nhpctrain: interrupted{again}", file=sys.stderr)
+        print(
+            "\nhpctrain: interrupted; the same command (without --force) goes on from what is whole",
+            file=sys.stderr,
+        )
         code = 130
     sys.exit(code)
+
+
+def _say(error: UserError) -> int:
+    print(f"hpctrain: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 1 if isinstance(error, InternalError) else 2
 
 
 def _dispatch(options: argparse.Namespace) -> int:
@@ -71,24 +90,26 @@ def _dispatch(options: argparse.Namespace) -> int:
 def _do_steps(options: argparse.Namespace) -> int:
     from hpctrain.config import Experiment
     from hpctrain.display import Terminal
-    from hpctrain.pipeline import STEPS, open_run, perform
+    from hpctrain.pipeline import perform
     from hpctrain.run import RunDirectory
+    from hpctrain.steps import STEPS, open_run
 
     target: Path = options.target
     source = RunDirectory.open(target).config_path if target.is_dir() else target
     experiment = Experiment.load(source, options.overrides)
+    path = experiment.output / experiment.name
     if target.is_dir() and not any(o.startswith(("name=", "output=")) for o in options.overrides):
-        # A run directory may have been moved or be named by another path than it was made with.
-        path = target.resolve()
-        experiment = experiment.model_copy(update={"name": path.name, "output": target.parent})
+        path = target  # which may have been moved since it was made
     names = list(STEPS) if options.command == "run" else [options.command]
     console = Console(soft_wrap=True)
-    with RunDirectory(experiment.output / experiment.name).lock():
-        run = open_run(experiment, names, force=options.force)
+    with RunDirectory(path).lock():
+        run = open_run(path, experiment, names, force=options.force)
         with Terminal(console) as display:
             perform(run, names, experiment.launch.build(), display, force=options.force)
     if run.report_path.exists() and names[-1] == "report":
-        console.print(f"\nReport:  {run.report_path}\nSummary: {run.summary_path}", highlight=False)
+        console.print(
+            f"\nReport:  {run.report_path}\nSummary: {run.summary_path}", highlight=False, markup=False
+        )
     return 0
 
 

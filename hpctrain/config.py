@@ -4,6 +4,7 @@ A section of an experiment is a component: a class with its own small ``Config``
 their documentation; this file only knows where each component stands.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -165,8 +166,9 @@ class Experiment(Section):
         """Validate a mapping as read from YAML; ``source`` names it in errors."""
         if not isinstance(data, Mapping):
             raise UserError(f"{source}: expected 'key: value' lines, found {type(data).__name__}")
-        merged: dict[str, Any] = dict(data)
-        for override in overrides:
+        merged: dict[str, Any] = copy.deepcopy(dict(data))
+        # Kinds first: another kind starts from its own defaults, then takes the keys given for it.
+        for override in sorted(overrides, key=lambda text: not text.partition("=")[0].endswith("kind")):
             apply_override(merged, override)
         try:
             return cls.model_validate(merged)
@@ -184,6 +186,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str | int | float) and key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -210,6 +214,8 @@ def read_yaml(path: Path) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not valid YAML: {error.problem or error.context}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
@@ -229,27 +235,31 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         if isinstance(here, list):
             here = here[_index(here, name, override)]
             continue
+        if not isinstance(here, dict):
+            raise UserError(f"override {override!r}: {'.'.join(parents[:depth])} is a value, not a section")
         if isinstance(here.get(name), str):  # a section given as just its kind
             here[name] = {"kind": here[name]}
         elif here.get(name) is None:
             here[name] = {}
-        elif isinstance(here[name], Mapping):
-            here[name] = dict(here[name])  # never change what the caller gave
-        elif isinstance(here[name], Sequence):
+        elif isinstance(here[name], tuple):
             here[name] = list(here[name])
-        else:
+        elif not isinstance(here[name], dict | list):
             raise UserError(
                 f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section"
             )
         here = here[name]
     if isinstance(here, list):
         here[_index(here, last, override)] = value
-    else:
+    elif isinstance(here, dict):
+        if last == "kind" and here.get("kind", value) != value:
+            here.clear()  # the keys of the other kind go with it
         here[last] = value
+    else:
+        raise UserError(f"override {override!r}: {'.'.join(parents)} is a value, not a section")
 
 
 def _index(items: list[Any], name: str, override: str) -> int:
-    if not name.isdigit() or int(name) >= len(items):
+    if not (name.isascii() and name.isdigit()) or int(name) >= len(items):
         raise UserError(f"override {override!r}: {name!r} is not one of the positions 0 to {len(items) - 1}")
     return int(name)
 

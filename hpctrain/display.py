@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -16,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from hpctrain.pipeline import Step
+from hpctrain.steps import Step
 
 QUIET_S = 20.0
 """Seconds between two progress lines where there is no terminal."""
@@ -49,13 +50,14 @@ class Terminal:
             self._live.start()
             self._bar = self._live.add_task(title, total=None, note="")
         else:
-            self.console.print(f"… {title} (log: {log})", highlight=False, soft_wrap=True)
+            self.console.print(f"… {title} (log: {escape(str(log))})", highlight=False, soft_wrap=True)
 
     def progress(self, record: dict[str, Any]) -> None:
         values = {k: v for k, v in record.items() if k not in {"step", "done", "total", "unit"}}
-        note = f"{record['done']:,g}/{record['total']:,g} {record['unit']}  " + "  ".join(
+        note = f"{_count(record['done'])}/{_count(record['total'])} {record['unit']}  " + "  ".join(
             f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
         )
+        note = escape(note)
         if self._live is not None and self._bar is not None:
             self._live.update(self._bar, completed=record["done"], total=record["total"], note=note)
         elif time.monotonic() - self._last_line > QUIET_S:
@@ -85,4 +87,8 @@ class Terminal:
 
 
 def _headline(record: dict[str, Any]) -> str:
-    return str(record["summary"].get("headline", ""))
+    return escape(str(record["summary"].get("headline", "")))
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"

@@ -24,5 +24,9 @@ class UserError(HpctrainError):
         return _rebuild, (type(self), self.message, self.hint)
 
 
+class InternalError(UserError):
+    """A mistake of ours: shown as one line with the log that has the traceback, exit code 1."""
+
+
 def _rebuild(cls: type[UserError], message: str, hint: str) -> UserError:
     return cls(message, hint=hint)

@@ -52,14 +52,12 @@ def read_json(path: Path) -> Any:
 def as_user_error(error: OSError, path: Path, size: int | None = None) -> UserError:
     """The one line a user needs when ``path`` cannot be written."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        needed = f" ({size / 1e6:.1f} MB needed" if size is not None else " ("
-        try:
-            needed += f", {shutil.disk_usage(path.parent).free / 1e6:.1f} MB free)"
-        except OSError:
-            needed += ")"
+        facts = [] if size is None else [f"{size / 1e6:.1f} MB needed"]
+        with contextlib.suppress(OSError):
+            facts.append(f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB free")
         return UserError(
-            f"disk full while writing {path}{needed}: {error.strerror}; what was written before is whole",
-            hint="Free space, or set output=DIR to another disk, then give the same command again: it goes on",
+            f"disk full while writing {path} ({', '.join(facts)}): {error.strerror}; what was written before is whole",
+            hint="Free space, then give the same command again: it goes on from what is whole",
         )
     return UserError(f"cannot write {path}: {error.strerror or error}", hint="Check the folder's permissions")
 

@@ -1,53 +1,22 @@
-"""The steps of a run: in order, each done once for the same inputs, each a process (or ranks) of its own.
+"""Doing the steps of a run: in order, each once for the same inputs, each a process (or ranks) of its own.
 
 The parent (`hpctrain run`, or a single step's command) decides what is to be done, starts the step through the
 launcher and watches; ``hpctrain.worker`` is what each started process does.
 """
 
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hpctrain.config import Experiment
-from hpctrain.errors import UserError
+from hpctrain import machine
+from hpctrain.errors import InternalError, UserError
 from hpctrain.files import read_json, write_json
-from hpctrain.launch.base import Launcher
+from hpctrain.launch.base import Job, Launcher
 from hpctrain.run import RunDirectory
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step: which sections of the configuration it depends on, what it needs and what it leaves."""
-
-    name: str
-    title: str
-    sections: tuple[str, ...]
-    """Of the experiment; the first names the component that does the step."""
-    after: tuple[str, ...]
-    """Steps whose results it reads."""
-    outputs: tuple[str, ...]
-    """Files and folders of the run directory that are its alone."""
-    parallel: bool = False
-    """Works on all ranks of the launcher; otherwise one process."""
-
-
-STEPS: dict[str, Step] = {
-    step.name: step
-    for step in (
-        Step("generate", "Generate events", ("generate",), (), ("data",)),
-        Step("train", "Train", ("training", "task"), ("generate",), ("checkpoints",), parallel=True),
-        Step("evaluate", "Evaluate", ("evaluate",), ("train",), ("evaluation",)),
-        Step("compress", "Prune and quantise", ("compress",), ("train",), ("compressed",), parallel=True),
-        Step("firmware", "Emit firmware", ("firmware",), ("compress",), ("firmware",)),
-        Step("report", "Write the report", ("report",), (), ("report.html", "figures")),
-    )
-}
-"""By name, in the order of a run."""
+from hpctrain.steps import STEPS, Step, begun, complete, fingerprint, follows
 
 
 class Display(Protocol):
@@ -62,68 +31,46 @@ class Display(Protocol):
     def finished(self, step: Step, record: dict[str, Any]) -> None: ...
 
 
-def fingerprint(name: str, experiment: Experiment, run: RunDirectory) -> str:
-    """What the result of a step follows from: seed, sections, and the same of the steps before it.
-
-    The report shows whatever is there, so it follows from every other step that is finished.
-    """
-    step = STEPS[name]
-    parts: list[Any] = [name, experiment.seed]
-    for section in step.sections:
-        config = getattr(experiment, section)
-        parts.append(config.model_dump(mode="json", exclude=set(config.speed_keys)))
-    parts += [fingerprint(before, experiment, run) for before in step.after]
-    if name == "report":
-        parts += [run.step_record(other) for other in STEPS if other != name]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def open_run(experiment: Experiment, steps: Sequence[str], *, force: bool) -> RunDirectory:
-    """The run directory of an experiment, new or gone on with, its configuration brought up to date.
-
-    Raises ``UserError`` when steps that are finished (or begun) there had other inputs, unless ``force`` and they
-    are among ``steps`` or follow from them.
-    """
-    run = RunDirectory(experiment.output / experiment.name)
-    if run.config_path.exists():
-        redone = set(steps) if force else set()
-        redone |= {name for name in STEPS if _follows(name, redone)}
-        before = Experiment.load(run.config_path)
-        for name in STEPS:
-            if name == "report" or name in redone:
-                continue
-            state = run.step_record(name) or _begun(run, name)
-            if state and state["fingerprint"] != fingerprint(name, experiment, run):
-                changes = "; ".join(_changes(before, experiment)) or "the steps before it were done anew"
-                raise UserError(
-                    f"{run.path} holds another configuration: step '{name}' was done with other inputs ({changes})",
-                    hint=f"Give name=NEW for another run, or `hpctrain {name} {run.path} … --force` to do it again",
-                )
-    elif run.path.exists() and any(run.path.iterdir()) and {p.name for p in run.path.iterdir()} != {".lock"}:
-        raise UserError(f"{run.path} exists and is no run directory", hint="Give name=NEW or output=DIR")
-    return RunDirectory.create(experiment)
-
-
 def perform(
     run: RunDirectory, names: Sequence[str], launcher: Launcher, display: Display, *, force: bool = False
 ) -> None:
-    """Do the steps named, in order; a step finished with the same inputs is passed over unless ``force``."""
+    """Do the steps named, in order; a step finished with the same inputs is passed over unless ``force``.
+
+    What cannot start is refused before anything is touched. What a step left before is kept aside until the step
+    has succeeded, and put back when the same step, done again, fails.
+    """
     for name in names:
         step = STEPS[name]
         inputs = fingerprint(name, run.experiment, run)
         record = run.step_record(name)
-        if record and not force and record["fingerprint"] == inputs and _complete(run, step):
+        if record and not force and record["fingerprint"] == inputs and complete(run, step):
             display.skipped(step, record)
             continue
         _require(run, step)
-        _clear(run, step, inputs, force=force)
-        _run_step(run, step, inputs, launcher, display)
+        launcher.check(parallel=step.parallel)
+        check = getattr(getattr(run.experiment, step.sections[0]).build(), "check", None)
+        if check is not None:
+            check()
+        run.wait_for_ranks()
+        run.record()
+        earlier = _Earlier(run, step)
+        unfinished = begun(run, name)
+        write_json(run.steps / f"{name}.begun", {"fingerprint": inputs})
+        if force or unfinished is None or unfinished["fingerprint"] != inputs:
+            earlier.set_aside()
+        try:
+            _run_step(run, step, inputs, launcher, display)
+        except BaseException:
+            if record is not None and record["fingerprint"] == inputs:
+                earlier.put_back()
+            raise
+        earlier.drop()
 
 
 def _require(run: RunDirectory, step: Step) -> None:
     for name in step.after:
         record = run.step_record(name)
-        if record is None or not _complete(run, STEPS[name]):
+        if record is None or not complete(run, STEPS[name]):
             raise UserError(
                 f"'{step.name}' needs the results of '{name}', which is not done in {run.path}",
                 hint=f"`hpctrain {name} {run.path}`, or `hpctrain run {run.path}` for everything",
@@ -135,36 +82,53 @@ def _require(run: RunDirectory, step: Step) -> None:
             )
 
 
-def _complete(run: RunDirectory, step: Step) -> bool:
-    return all((run.path / output).exists() for output in step.outputs[:1])
+class _Earlier:
+    """What an earlier run of a step left: outputs, its record and the records of what follows from it."""
+
+    def __init__(self, run: RunDirectory, step: Step) -> None:
+        self.run = run
+        self.step = step
+        self.folder = run.path / ".before" / step.name
+        following = [name for name in STEPS if name == step.name or follows(name, {step.name})]
+        self.names = [*step.outputs, *(f"steps/{name}.json" for name in following)]
+
+    def set_aside(self) -> None:
+        """Move it away; from here on the step and what follows are not done."""
+        self.drop()
+        for name in self.names:
+            _move(self.run.path / name, self.folder / name)
+        write_json(self.run.summary_path, self.run.summary())
+
+    def put_back(self) -> None:
+        """Bring it back in place of what a failed attempt left."""
+        if not self.folder.exists():
+            return
+        for name in self.names:
+            if (self.folder / name).exists():
+                _remove(self.run.path / name)
+                _move(self.folder / name, self.run.path / name)
+        (self.run.steps / f"{self.step.name}.begun").unlink(missing_ok=True)
+        write_json(self.run.summary_path, self.run.summary())
+        self.drop()
+
+    def drop(self) -> None:
+        """Delete it."""
+        _remove(self.folder)
+        if self.folder.parent.exists() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
 
 
-def _follows(name: str, redone: set[str]) -> bool:
-    return any(before in redone or _follows(before, redone) for before in STEPS[name].after)
+def _move(source: Path, target: Path) -> None:
+    if source.exists() or source.is_symlink():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.rename(target)
 
 
-def _begun(run: RunDirectory, name: str) -> dict[str, Any] | None:
-    """What an unfinished step was begun with."""
-    record: dict[str, Any] | None = read_json(run.steps / f"{name}.begun")
-    return record
-
-
-def _clear(run: RunDirectory, step: Step, inputs: str, *, force: bool) -> None:
-    """Remove what an earlier run of the step left, unless it was interrupted with the same inputs and goes on."""
-    begun = _begun(run, step.name)
-    goes_on = not force and begun is not None and begun["fingerprint"] == inputs
-    run.forget_step(step.name)
-    for name in STEPS:
-        if _follows(name, {step.name}):
-            run.forget_step(name)
-    if not goes_on:
-        for output in step.outputs:
-            path = run.path / output
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    write_json(run.steps / f"{step.name}.begun", {"fingerprint": inputs})
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _run_step(run: RunDirectory, step: Step, inputs: str, launcher: Launcher, display: Display) -> None:
@@ -173,7 +137,8 @@ def _run_step(run: RunDirectory, step: Step, inputs: str, launcher: Launcher, di
         stale.unlink(missing_ok=True)
     started = time.time()
     clock = time.monotonic()
-    display.started(step, launcher.ranks if step.parallel else 1, log)
+    ranks = launcher.ranks if step.parallel else 1
+    display.started(step, ranks, log)
     job = launcher.start(["worker", step.name, str(run.path)], log, parallel=step.parallel)
     try:
         while (code := job.poll()) is None:
@@ -183,14 +148,16 @@ def _run_step(run: RunDirectory, step: Step, inputs: str, launcher: Launcher, di
         job.stop()
         raise
     if code != 0:
-        raise _failure(run, step, job.obituary(), log)
+        raise _failure(run, step, job, log)
     result = read_json(run.logs / f"{step.name}.result.json")
     if result is None:
-        raise UserError(f"{step.name}: the process ended without a result", hint=f"See {log}")
+        raise InternalError(f"{step.name}: the process ended without a result", hint=f"See {log}")
     record = {
         "fingerprint": inputs,
         "started": started,
         "wall_s": time.monotonic() - clock,
+        "ranks": ranks,
+        "machine": machine.describe(),
         **result,
     }
     run.finish_step(step.name, record)
@@ -207,37 +174,18 @@ def _show_progress(run: RunDirectory, step: Step, display: Display) -> None:
         display.progress(record)
 
 
-def _failure(run: RunDirectory, step: Step, obituary: str, log: Path) -> UserError:
-    """What a rank said before it ended; else how it ended."""
-    errors = [read_json(path) for path in sorted(run.logs.glob(f"{step.name}.rank-*.error.json"))]
+def _failure(run: RunDirectory, step: Step, job: Job, log: Path) -> UserError:
+    """What a rank said of itself; else which one was killed; else an error of ours; else how it ended."""
+    texts = [path.read_text().strip() for path in sorted(run.logs.glob(f"{step.name}.rank-*.error.json"))]
+    errors = [json.loads(text) for text in texts if text]
     told = [error for error in errors if error["user"]]
     if told:
         return UserError(f"{step.name}: {told[0]['message']}", hint=told[0]["hint"])
     again = f"`hpctrain run {run.path}` goes on from what is whole"
-    if errors:
+    if errors and not job.killed():
         first = errors[0]
-        return UserError(
+        return InternalError(
             f"{step.name}: internal error on rank {first['rank']}: {first['message']}",
             hint=f"The traceback is in {log}; please report it. {again}",
         )
-    return UserError(f"{step.name}: {obituary}; nothing finished is lost", hint=f"See {log}. {again}")
-
-
-def _changes(before: Experiment, after: Experiment) -> list[str]:
-    """``key: old → new`` of every key that differs, launch and tracking left out."""
-    old, new = (
-        _flat(e.model_dump(mode="json", exclude={"launch", "tracking", "output", "name"}))
-        for e in (before, after)
-    )
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}" for key in keys]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {
-            k: v
-            for name, sub in value.items()
-            for k, v in _flat(sub, f"{prefix}.{name}" if prefix else name).items()
-        }
-    return {prefix: value}
+    return UserError(f"{step.name}: {job.obituary()}; nothing finished is lost", hint=f"See {log}. {again}")

@@ -11,11 +11,13 @@ runs/NAME/
   report.html
 """
 
+import contextlib
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,9 @@ from hpctrain.track import Tracker, WandbSink
 class RunDirectory:
     """One run on disk."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, experiment: Experiment | None = None) -> None:
         self.path = path
+        self._experiment = experiment
 
     @classmethod
     def open(cls, path: Path) -> "RunDirectory":
@@ -43,19 +46,29 @@ class RunDirectory:
 
     @classmethod
     def create(cls, experiment: Experiment) -> "RunDirectory":
-        """Write (or rewrite) the configuration and the machine's description of ``output/name``."""
-        run = cls(experiment.output / experiment.name)
-        write_atomically(run.config_path, experiment.to_yaml())
-        write_json(run.path / "environment.json", machine.describe())
-        for folder in (run.logs, run.steps):
-            folder.mkdir(exist_ok=True)
-        run.__dict__.pop("experiment", None)
+        """The run directory ``output/name`` of an experiment, written down."""
+        run = cls(experiment.output / experiment.name, experiment)
+        run.record()
         return run
 
-    @cached_property
+    def record(self) -> None:
+        """Write down the configuration and the machine, before a step is done with them."""
+        write_atomically(self.config_path, self.experiment.to_yaml())
+        write_json(self.path / "environment.json", machine.describe())
+        try:
+            for folder in (self.logs, self.steps):
+                folder.mkdir(exist_ok=True)
+            for torn in self.path.rglob(".*.tmp"):  # of writers that were killed
+                torn.unlink(missing_ok=True)
+        except OSError as error:
+            raise as_user_error(error, self.path) from error
+
+    @property
     def experiment(self) -> Experiment:
         """The configuration of this run."""
-        return Experiment.load(self.config_path)
+        if self._experiment is None:
+            self._experiment = Experiment.load(self.config_path)
+        return self._experiment
 
     @property
     def config_path(self) -> Path:
@@ -131,10 +144,6 @@ class RunDirectory:
         write_json(self.steps / f"{step}.json", {"step": step, **record})
         write_json(self.summary_path, self.summary())
 
-    def forget_step(self, step: str) -> None:
-        """A step about to be done again is not done."""
-        (self.steps / f"{step}.json").unlink(missing_ok=True)
-
     def summary(self) -> dict[str, Any]:
         """Headline figures of every finished step, by step."""
         records = [read_json(path) for path in sorted(self.steps.glob("*.json"))]
@@ -149,16 +158,50 @@ class RunDirectory:
         except OSError as error:
             raise as_user_error(error, self.path) from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _flock(descriptor, fcntl.LOCK_EX):
                 owner = os.read(descriptor, 64).decode() or "?"
                 raise UserError(
                     f"{self.path} is in use by another hpctrain (process {owner})",
                     hint="Wait for it, or start another run with name=NEW",
-                ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                )
+            with contextlib.suppress(OSError):  # who holds it is a courtesy
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
         finally:
             os.close(descriptor)
+
+    def hold_as_rank(self) -> None:
+        """Called by every rank: until it ends, no other hpctrain starts a step here, whatever became of its parent."""
+        descriptor = os.open(self.path / ".ranks", os.O_CREAT | os.O_RDWR, 0o644)
+        _flock(descriptor, fcntl.LOCK_SH)
+
+    def wait_for_ranks(self, patience_s: float = 30.0) -> None:
+        """Wait until the ranks of an earlier hpctrain have ended. Raises ``UserError`` when they do not."""
+        try:
+            descriptor = os.open(self.path / ".ranks", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise as_user_error(error, self.path / ".ranks") from error
+        try:
+            deadline = time.monotonic() + patience_s
+            while not _flock(descriptor, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"ranks of an earlier hpctrain still work in {self.path}",
+                        hint="End them (`pgrep -fa 'hpctrain worker'`), then give the command again",
+                    )
+                time.sleep(0.2)
+        finally:
+            os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int) -> bool:
+    """Take a lock without waiting; a file system that has no locks is taken at its word."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+    return True

@@ -6,6 +6,7 @@ pipeline), ``event`` and the values of that event; lines are never rewritten, so
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -35,6 +36,8 @@ class Tracker:
         self._progress = progress
         self._sink = sink if active else None
         self._last_progress = 0.0
+        # A line torn by a full disk or a kill must not swallow the next one.
+        self._mend = b"\n" if active and _is_torn(metrics) else b""
 
     def log(self, event: str, **values: Any) -> None:
         """Append one line. Values are JSON types; NaN and infinity are written as null."""
@@ -43,8 +46,9 @@ class Tracker:
         line = {"time": round(time.time(), 3), "step": self.step, "event": event, **_finite(values)}
         try:
             # One write of one line, appended: readers never see half of it.
-            with self._metrics.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line, allow_nan=False) + "\n")
+            with self._metrics.open("ab") as stream:
+                stream.write(self._mend + json.dumps(line, allow_nan=False).encode() + b"\n")
+            self._mend = b""
         except OSError as error:
             raise as_user_error(error, self._metrics) from error
         if self._sink is not None:
@@ -61,8 +65,8 @@ class Tracker:
         try:
             temporary.write_text(json.dumps(record))
             temporary.replace(self._progress)
-        except OSError as error:
-            raise as_user_error(error, self._progress) from error
+        except OSError:
+            return  # a courtesy; what matters says by itself that the disk is full
 
     def close(self) -> None:
         if self._sink is not None:
@@ -110,6 +114,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+def _is_torn(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(-1, os.SEEK_END)
+            return stream.read(1) != b"\n"
+    except OSError:  # absent or empty
+        return False
 
 
 def _finite(value: Any) -> Any:

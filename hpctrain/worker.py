@@ -1,5 +1,7 @@
 """One rank of one step: the process that the launcher starts. It leaves a result or an error beside the logs."""
 
+import contextlib
+import json
 import os
 import sys
 import threading
@@ -10,25 +12,36 @@ from pathlib import Path
 import torch
 
 from hpctrain import machine
-from hpctrain.errors import UserError
-from hpctrain.files import write_json
-from hpctrain.launch.local import RANK_LINE
+from hpctrain.errors import InternalError, UserError
+from hpctrain.files import as_user_error, write_json
+from hpctrain.launch.local import RANK_LINE, STARTED_RANKS
 from hpctrain.parallel.communicator import SingleCommunicator, connect
 from hpctrain.parallel.environment import detect
-from hpctrain.pipeline import STEPS
 from hpctrain.run import RunDirectory
+from hpctrain.steps import STEPS
 
 
 def work(name: str, path: Path) -> None:
     """Do one step as one of its ranks. Ends the process with exit code 2 (user's mistake) or 1 when it fails."""
     _watch_parent()
-    # Also the first sign in the log that the ranks came up; the launcher looks a dead process up here.
     run = RunDirectory.open(path)
+    note = run.logs / f"{name}.rank-{_rank()}.error.json"
     try:
-        print(RANK_LINE.format(rank=detect(os.environ).rank, pid=os.getpid()), flush=True)
+        run.hold_as_rank()
+        # Room for a last word is taken now: when the disk is full there is none.
+        note.write_bytes(b" " * 4096)
+        print(RANK_LINE.format(rank=_rank(), pid=os.getpid()), flush=True)
         _work(name, run)
+        note.unlink()
     except Exception as error:  # noqa: BLE001 - whatever it is, the user is told by the parent
-        _fail(name, run, error)
+        _fail(note, error)
+
+
+def _rank() -> int:
+    try:
+        return detect(os.environ).rank
+    except UserError:
+        return 0  # what is wrong with the environment is said where ranks meet
 
 
 def _work(name: str, run: RunDirectory) -> None:
@@ -37,6 +50,12 @@ def _work(name: str, run: RunDirectory) -> None:
     step = STEPS[name]
     engine = run.experiment.launch.build().engine
     communicator = connect(engine) if step.parallel else SingleCommunicator()
+    started = int(os.environ.get(STARTED_RANKS, communicator.size))
+    if step.parallel and communicator.size != started:
+        raise UserError(
+            f"{started} ranks were started, but each sees {communicator.size}: this mpiexec is not understood",
+            hint="Use the mpiexec of `pip install 'hpctrain[mpi]'`, or set launch.engine=gloo",
+        )
     owner = getattr(run.experiment, step.sections[0]).build()
     with run.tracker(name, active=communicator.rank == 0) as tracker:
         arguments = (run, tracker, communicator) if step.parallel else (run, tracker)
@@ -48,22 +67,26 @@ def _work(name: str, run: RunDirectory) -> None:
     communicator.close()
 
 
-def _fail(name: str, run: RunDirectory, error: Exception) -> None:
+def _fail(note: Path, error: Exception) -> None:
     traceback.print_exc()
-    try:
-        rank = detect(os.environ).rank
-    except UserError:
-        rank = 0
-    user = isinstance(error, UserError)
+    user = isinstance(error, UserError) and not isinstance(error, InternalError)
     message = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    report = {"rank": rank, "user": user, "message": message, "hint": getattr(error, "hint", "")}
-    try:
-        write_json(run.logs / f"{name}.rank-{rank}.error.json", report)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit: a failed rank must not wait in MPI_Finalize for ranks that wait for it.
-        os._exit(2 if user else 1)
+    if isinstance(error, OSError):
+        cured = as_user_error(error, Path(error.filename or note))
+        user, message, error = True, cured.message, cured
+    word = {
+        "rank": _rank(),
+        "user": user,
+        "message": message[:1500],
+        "hint": getattr(error, "hint", "")[:1500],
+    }
+    with contextlib.suppress(OSError), note.open("r+b") as stream:
+        stream.write(json.dumps(word, ensure_ascii=True).encode().ljust(4096))
+    for stream_ in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream_.flush()
+    # Not sys.exit: a failed rank must not wait in MPI_Finalize for ranks that wait for it.
+    os._exit(2 if user else 1)
 
 
 def _watch_parent() -> None:
@@ -71,9 +94,17 @@ def _watch_parent() -> None:
     parent = int(os.environ.get("HPCTRAIN_PARENT", "0"))
 
     def watch() -> None:
-        while Path(f"/proc/{parent}").exists():
-            time.sleep(1)
+        while _lives(parent):
+            time.sleep(0.5)
         os._exit(1)
 
     if parent:
         threading.Thread(target=watch, daemon=True).start()
+
+
+def _lives(process: int) -> bool:
+    try:
+        # "pid (name) state …"; a zombie has ended, only nobody asked how.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+    except (OSError, IndexError):
+        return False

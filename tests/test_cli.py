@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from hpctrain.cli import main
-from hpctrain.pipeline import STEPS
+from hpctrain.steps import STEPS
 
 
 def call(capsys, *arguments: str) -> tuple[int, str, str]:

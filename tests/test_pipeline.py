@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.pipeline import STEPS
+from hpctrain.steps import STEPS
 
 TINY = {
     "name": "tiny",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpctrain.data.columns import Columns, SparseRows, count, index_dtype
 from hpctrain.errors import UserError
@@ -58,6 +58,12 @@ class DatasetInfo(_Model):
     """Where the events come from: generator, versions, seeds, processes."""
     scale: dict[str, Any] = {}
     """Constants of the training split that every split shares."""
+
+    @model_validator(mode="after")
+    def _counts_agree(self) -> "DatasetInfo":
+        if self.events != sum(shard.events for shard in self.shards):
+            raise ValueError(f"events is {self.events}, the shards hold {sum(s.events for s in self.shards)}")
+        return self
 
     @classmethod
     def read(cls, directory: Path) -> "DatasetInfo":
@@ -125,6 +131,9 @@ def _problem(values: Any, field: DenseField | SparseField) -> str | None:
         )
     if len(values.indices) and int(values.indices.max()) >= size:
         return f"has an index {int(values.indices.max())} outside its shape {list(field.shape)}"
+    falls = np.flatnonzero(np.diff(values.indices.astype(np.int64)) <= 0) + 1
+    if len(np.setdiff1d(falls, offsets, assume_unique=False)):
+        return "has rows whose indices do not rise (each cell may be named once)"
     if not np.isfinite(values.values).all():
         return "has NaN or infinite values"
     return None

@@ -17,6 +17,10 @@ class Job(Protocol):
         """End every process: politely, then not."""
         ...
 
+    def killed(self) -> bool:
+        """After a failure: whether a rank was killed by a signal from outside."""
+        ...
+
     def obituary(self) -> str:
         """Who ended the job and how, in a few words, after a failure that no rank could report itself."""
         ...
@@ -28,6 +32,10 @@ class Launcher(Protocol):
     ranks: int
     engine: ComponentConfig
     """How the ranks talk to each other."""
+
+    def check(self, *, parallel: bool) -> None:
+        """Raise ``UserError`` when ranks cannot be started here; nothing is started."""
+        ...
 
     def start(self, arguments: list[str], log: Path, *, parallel: bool) -> Job:
         """Start all ranks (one process unless ``parallel``); what they print goes to ``log``."""

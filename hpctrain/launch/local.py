@@ -22,6 +22,8 @@ from hpctrain.registry import register
 
 RANK_LINE = "rank {rank} is process {pid}"
 """What every rank prints first."""
+STARTED_RANKS = "HPCTRAIN_STARTED_RANKS"
+"""Tells each rank how many were started: one that sees fewer does not understand its launcher."""
 
 
 @register("launch")
@@ -42,6 +44,11 @@ class LocalLauncher:
         self.ranks = config.ranks
         self.engine = config.engine
 
+    def check(self, *, parallel: bool) -> None:
+        """Raise ``UserError`` when mpiexec is needed and absent."""
+        if parallel and self.ranks > 1 and self.engine.kind == "mpi":
+            mpiexec()
+
     def start(self, arguments: list[str], log: Path, *, parallel: bool) -> Job:
         """Start the step. Raises ``UserError`` when mpiexec is needed and absent."""
         ranks = self.ranks if parallel else 1
@@ -50,6 +57,7 @@ class LocalLauncher:
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
             "HPCTRAIN_PARENT": str(os.getpid()),
+            STARTED_RANKS: str(ranks),
             "PYTHONUNBUFFERED": "1",
         }
         command = [sys.executable, "-m", "hpctrain", *arguments]
@@ -85,7 +93,8 @@ class Processes:
 
     def poll(self) -> int | None:
         codes = [process.poll() for process in self.processes]
-        failed = [rank for rank, code in enumerate(codes) if code]
+        # The one that was killed comes first: the others failed because of it.
+        failed = sorted((rank for rank, code in enumerate(codes) if code), key=lambda rank: codes[rank] > 0)  # type: ignore[operator]
         if failed and self._failed is None:
             self._failed = failed[0]
             self.stop()
@@ -103,10 +112,17 @@ class Processes:
             while time.monotonic() < deadline and any(p.poll() is None for p in self.processes):
                 time.sleep(0.05)
 
+    def killed(self) -> bool:
+        code = self.processes[self._failed or 0].returncode
+        return (code is not None and code < 0) or "EXIT STRING: Killed (signal" in self._text()
+
+    def _text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
     def obituary(self) -> str:
         # MPICH's mpiexec kills the other ranks by itself when one dies, and tells which process that was; each
         # of our ranks wrote its process number when it started.
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        text = self._text()
         banner = re.search(r"PID (\d+) RUNNING AT .*\n=\s+EXIT CODE: (\d+)", text)
         if banner:
             line = RANK_LINE.format(rank=r"(\d+)", pid=banner[1])

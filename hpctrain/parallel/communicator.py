@@ -87,17 +87,24 @@ def broadcast_state(module: nn.Module, communicator: Communicator) -> None:
 def sum_gradients(parameters: Iterable[Tensor], extra: Tensor, communicator: Communicator) -> Tensor:
     """Sum the gradients over ranks, in place, in one message; returns the sum of ``extra`` (k,).
 
-    A parameter without a gradient on this rank counts as zero. ``extra`` (loss and weight sums) rides along in
-    the gradients' precision.
+    A parameter that has a gradient on some ranks counts as zero on the others; one that has none anywhere keeps
+    none, as on a single rank. ``extra`` (loss and weight sums) rides along in the gradients' precision.
     """
-    parameters = list(parameters)
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if communicator.size == 1:
         return extra
     pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
-    message = communicator.all_reduce(torch.cat([*pieces, extra.to(parameters[0].dtype)]))
+    seen = torch.tensor(
+        [p.grad is not None for p in parameters], dtype=pieces[0].dtype, device=pieces[0].device
+    )
+    message = communicator.all_reduce(torch.cat([*pieces, seen, extra.to(pieces[0].dtype)]))
+    start = sum(piece.numel() for piece in pieces)
+    present = message[start : start + len(parameters)] > 0
+    total = message[start + len(parameters) :].to(extra.dtype)
     start = 0
-    for parameter in parameters:
-        grad = message[start : start + parameter.numel()].view_as(parameter)
-        parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.copy_(grad)
+    for parameter, has_gradient in zip(parameters, present.tolist(), strict=True):
+        if has_gradient:
+            grad = message[start : start + parameter.numel()].view_as(parameter)
+            parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.copy_(grad)
         start += parameter.numel()
-    return message[start:].to(extra.dtype)
+    return total

@@ -11,7 +11,7 @@ class Point:
 
     ranks: int
     samples_per_second: tuple[float, ...]
-    """One figure a repetition; the median is quoted, their spread is the error."""
+    """One figure for each epoch measured; the median is quoted, their spread is the error."""
 
     @property
     def rate(self) -> float:
@@ -35,11 +35,12 @@ class Row:
     """Speed-up over the ratio of ranks."""
     efficiency_error: float
     serial_fraction: float | None
-    """Karp and Flatt (1990): (1/speed-up − 1/p)/(1 − 1/p) with p the ratio of ranks; None at the reference."""
+    """Karp and Flatt (1990): (1/speed-up − 1/p)/(1 − 1/p) with p the ratio of ranks; None at the reference
+    and for weak scaling."""
 
 
-def table(points: Iterable[Point]) -> list[Row]:
-    """Rows by number of ranks. The smallest number of ranks measured is the reference, and is said to be so.
+def table(points: Iterable[Point], *, weak: bool = False) -> list[Row]:
+    """Rows by number of ranks; no serial fraction for ``weak`` scaling, of which it says nothing. The smallest number of ranks measured is the reference, and is said to be so.
 
     Raises ``ValueError`` when there is no point, or two of one size.
     """
@@ -47,15 +48,15 @@ def table(points: Iterable[Point]) -> list[Row]:
     if not ordered or len({point.ranks for point in ordered}) < len(ordered):
         raise ValueError("a scaling curve needs points, one for each number of ranks")
     reference = ordered[0]
-    return [_row(point, reference) for point in ordered]
+    return [_row(point, reference, weak=weak) for point in ordered]
 
 
-def _row(point: Point, reference: Point) -> Row:
+def _row(point: Point, reference: Point, *, weak: bool) -> Row:
     ratio = point.ranks / reference.ranks
     speed_up = point.rate / reference.rate
     efficiency = speed_up / ratio
     error = efficiency * (point.relative_spread**2 + reference.relative_spread**2) ** 0.5
-    serial = None if ratio == 1 else (1 / speed_up - 1 / ratio) / (1 - 1 / ratio)
+    serial = None if ratio == 1 or weak else (1 / speed_up - 1 / ratio) / (1 - 1 / ratio)
     return Row(point.ranks, point.rate, speed_up, efficiency, error if ratio > 1 else 0.0, serial)
 
 

@@ -42,6 +42,10 @@ class Task(Protocol):
         """Build the model for this dataset, take its constants (scales) from it. Same on every rank."""
         ...
 
+    def check(self, dataset: ShardDataset) -> None:
+        """Raise ``UserError`` when held-out data cannot be validated on."""
+        ...
+
     def phases(self) -> Sequence[Phase]:
         """What is optimised, in the order of one step."""
         ...

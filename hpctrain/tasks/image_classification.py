@@ -51,11 +51,7 @@ class ImageClassification:
 
     def prepare(self, dataset: ShardDataset, seed: int) -> None:
         """Model for the dataset's image shape, with the scale and class weights of the dataset (training split)."""
-        for name in self.fields:
-            if name not in dataset.fields:
-                raise UserError(
-                    f"{dataset.directory} has no field '{name}', which image_classification needs"
-                )
+        self.check(dataset)
         self.seed = seed
         torch.manual_seed(seed)
         self.model = self.config.model.build(shape=dataset.fields["image"].shape, classes=2)
@@ -70,9 +66,20 @@ class ImageClassification:
             )
         raw = self._raw_weights(weights)
         totals = np.array([raw[labels == c].sum() for c in (0, 1)])
-        if not totals.all():
-            raise UserError(f"{dataset.directory} has events of one class only")
         self.class_factor = len(labels) / (2 * totals)
+
+    def check(self, dataset: ShardDataset) -> None:
+        """Raise ``UserError`` when a field is missing or the events are not of both classes."""
+        for name in self.fields:
+            if name not in dataset.fields:
+                raise UserError(
+                    f"{dataset.directory} has no field '{name}', which image_classification needs"
+                )
+        if dataset.events == 0 or set(np.unique(dataset.column("label"))) != {0, 1}:
+            raise UserError(
+                f"{dataset.directory} does not hold events of both classes",
+                hint="Generate more events, or split otherwise",
+            )
 
     def sample_weights(self, weights: Any, labels: Any) -> Any:
         """Weight of each event in the loss, numpy (n,): mean 1 over the training set, classes balanced."""

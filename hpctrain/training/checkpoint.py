@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,38 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getvalue()
-        path = self.folder / f"step-{step:08d}.pt"
+        path = self._path(step)
         write_atomically(path, content)
         # The checksum comes second: a checkpoint without one was not finished and is passed over.
         write_atomically(_sum(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
         if best:
-            self._make_best(path, content)
+            self.make_best(step)
         for old in self._steps()[: -self.keep]:
             _sum(old).unlink(missing_ok=True)
             old.unlink(missing_ok=True)
         return path
 
-    def latest(self, warn: Any = None) -> State | None:
-        """The newest whole checkpoint; ``warn(text)`` hears of each torn or corrupt one passed over. None if none."""
-        for path in reversed(self._steps()):
+    def load(self, step: int) -> State:
+        """The checkpoint of ``step``. Raises ``UserError``."""
+        return load(self._path(step))
+
+    def latest(self, warn: Callable[[str], None] | None = None) -> State | None:
+        """The newest whole checkpoint; ``warn(text)`` hears of each torn or corrupt one passed over.
+
+        None when there never was one. Raises ``UserError`` when there are some and none is whole.
+        """
+        paths = self._steps()
+        for path in reversed(paths):
             try:
                 return load(path)
             except UserError as error:
                 if warn is not None:
                     warn(str(error))
+        if paths:
+            raise UserError(
+                f"none of the {len(paths)} checkpoints in {self.folder} is whole",
+                hint="Bring them back from a copy, or train anew with --force",
+            )
         return None
 
     def best(self) -> State:
@@ -61,16 +75,22 @@ class Checkpoints:
     def _steps(self) -> list[Path]:
         return sorted(p for p in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", p.name))
 
-    def _make_best(self, path: Path, content: bytes) -> None:
+    def make_best(self, step: int) -> None:
+        """Make the checkpoint of ``step`` the best; safe to be done again after a kill in between."""
         best = self.folder / "best.pt"
-        write_atomically(_sum(best), f"{hashlib.sha256(content).hexdigest()}  {best.name}\n")
-        temporary = self.folder / ".best.tmp"
+        path = self._path(step)
+        digest = _sum(path).read_text().split()[0]
+        temporary = self.folder / ".best.pt.tmp"
         try:
             temporary.unlink(missing_ok=True)
             os.link(path, temporary)
             temporary.replace(best)
         except OSError as error:
-            raise as_user_error(error, best, len(content)) from error
+            raise as_user_error(error, best) from error
+        write_atomically(_sum(best), f"{digest}  {best.name}\n")
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
 
 
 def load(path: Path) -> State:

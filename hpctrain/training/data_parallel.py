@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ class DataParallelTraining:
     """Synchronous data-parallel training: every rank holds the model and takes its share of each global batch."""
 
     class Config(ComponentConfig):
+        speed_keys: ClassVar[frozenset[str]] = frozenset({"keep", "checkpoint_steps"})
         kind: Literal["data_parallel"] = "data_parallel"
         epochs: PositiveInt = 12
         """Passes over the training split."""
@@ -54,9 +55,9 @@ class DataParallelTraining:
         optimizer: Annotated[AnyComponent, component("optimizers", "adam")] = section("optimizers", "adam")
         """How parameters move."""
         schedule: Literal["constant", "cosine"] = "cosine"
-        """Learning rate after the warm-up: constant, or half a cosine down to 0 at the last step."""
+        """Learning rate after the warm-up: constant, or half a cosine down towards 0 at the last step."""
         warmup_steps: NonNegativeInt = 20
-        """Steps over which the learning rate rises from 0."""
+        """Steps over which the learning rate rises in equal parts."""
         clip_norm: PositiveFloat | None = None
         """Largest norm of the gradient; None leaves it."""
         monitor: Literal["auc", "loss"] = "auc"
@@ -95,6 +96,7 @@ class _Session:
         self.communicator = communicator
         self.checkpoints = Checkpoints(run.checkpoints, config.keep)
         experiment = run.experiment
+        self.seed = experiment.seed
         train = ShardDataset.open(run.data / "train")
         self.task = experiment.task.build()
         self.task.prepare(train, experiment.seed)
@@ -107,6 +109,8 @@ class _Session:
                 hint="Train with launch.ranks=1, or set task.model.normalisation=none",
             )
         broadcast_state(self.task.model, communicator)
+        held_out = ShardDataset.open(run.data / "validation")
+        self.task.check(held_out)
         options: dict[str, Any] = {
             "rank": communicator.rank,
             "size": communicator.size,
@@ -133,7 +137,7 @@ class _Session:
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint of the same training, if there is one."""
-        state = self.checkpoints.latest(warn=lambda text: self.tracker.log("warning", text=text))
+        state = self._common_state()
         if state is None:
             return
         if state["identity"] != self.identity:
@@ -146,7 +150,34 @@ class _Session:
             optimizer.load_state_dict(saved)
         self.trainer.steps = state["step"]
         self.position = Position(**state["position"])
+        position = self.position
+        if (
+            self.communicator.rank == 0
+            and position.best_epoch == position.epoch - 1
+            and not position.samples_seen
+        ):
+            # A kill may have come between this checkpoint and its becoming the best.
+            self.checkpoints.make_best(self.trainer.steps)
         self.tracker.log("resume", epoch=self.position.epoch, samples_seen=self.position.samples_seen)
+
+    def _common_state(self) -> State | None:
+        """The newest whole checkpoint, the same on every rank. Raises ``UserError`` on all when one cannot read it."""
+        state, problem = None, ""
+        if self.communicator.rank == 0:
+            try:
+                state = self.checkpoints.latest(warn=lambda text: self.tracker.log("warning", text=text))
+            except UserError as error:
+                problem = str(error)
+        step = self.communicator.gather(state["step"] if state else None)[0]
+        if step is not None and self.communicator.rank != 0:
+            try:
+                state = self.checkpoints.load(step)
+            except UserError as error:
+                problem = str(error)
+        problems = [text for text in self.communicator.gather(problem) if text]
+        if problems:
+            raise UserError(problems[0])
+        return state
 
     def fit(self) -> int:
         """Train all epochs that are left; returns the number of samples this process group went through."""
@@ -166,6 +197,7 @@ class _Session:
         self.task.model.train()
         first = position.samples_seen // order.global_batch_size
         for k, batch in enumerate(self.train.epoch(order, position.epoch, first), first):
+            torch.manual_seed(_step_seed(self.seed, self.trainer.steps, self.communicator.rank))
             results = self.trainer.step(batch)
             size = len(order.global_batch(position.epoch, k))
             loss = sum(results[phase.name] for phase in self.trainer.phases)
@@ -257,5 +289,11 @@ class _Session:
 
 def _identity(seed: int, task: ComponentConfig, config: ComponentConfig, shards: list[str]) -> str:
     """What must be the same for a checkpoint to be gone on from."""
-    parts = [seed, task.model_dump(mode="json"), config.model_dump(mode="json"), shards]
+    settings = config.model_dump(mode="json", exclude=set(config.speed_keys))
+    parts = [seed, task.model_dump(mode="json", exclude=set(task.speed_keys)), settings, shards]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of what the model itself draws (dropout) in a step: the same after a resume, another on every rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))

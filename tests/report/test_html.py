@@ -167,7 +167,7 @@ def test_results_of_a_step_that_is_not_finished_are_not_shown(
     complete: RunDirectory, copy_of: Copy, write_report: Report
 ) -> None:
     run = copy_of(complete)
-    run.forget_step("evaluate")
+    (run.steps / "evaluate.json").unlink()
     _, summary = write_report(run)
     assert summary["missing_sections"] == ["performance"]
 
@@ -178,7 +178,7 @@ def test_a_refused_firmware_is_shown_as_refused(
     run = copy_of(complete)
     record = json.loads((run.firmware / "verification.json").read_text())
     write_json(run.firmware / "verification.json", {**record, "passed": False, "mismatches": 3})
-    run.forget_step("firmware")
+    (run.steps / "firmware.json").unlink()
     text, _ = write_report(run)
     assert "Refused." in text
     assert "no firmware project was left" in text
