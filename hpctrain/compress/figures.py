@@ -74,8 +74,10 @@ def compression_figures(
 def layer_records(network: nn.Sequential, overflow: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     """One record per layer with weights of a quantised network, for results.json and the report.
 
-    ``activation_type`` is the type of the values that reach the next layer; ``saturated_weights`` counts the
-    weights beyond the range of their type, ``activation_saturation`` is the fraction of values that saturate.
+    ``activation_type`` is the type of the values that reach the next layer; ``saturated_weights`` and
+    ``saturated_biases`` count those beyond the range of their type. ``activation_saturation`` is the fraction of
+    the non-zero values that saturate, which ``compress.saturated`` limits in calibration; the first record has
+    ``input_saturation`` too.
     """
     types = layer_types(network)
     records = []
@@ -88,6 +90,7 @@ def layer_records(network: nn.Sequential, overflow: Mapping[str, Mapping[str, in
             if until_next and isinstance(following.layer, QuantisedLayer):
                 break
             until_next.append(following)
+        saturated_weights, saturated_biases = layer.saturated()
         counts = next((overflow[item.name] for item in until_next if item.name in overflow), None)
         records.append(
             {
@@ -98,7 +101,8 @@ def layer_records(network: nn.Sequential, overflow: Mapping[str, Mapping[str, in
                 "bias_type": str(entry.bias),
                 "accumulator_type": str(entry.accumulator),
                 "activation_type": str(until_next[-1].result),
-                "saturated_weights": int(layer.weight_type.overflows(layer.weight * layer.mask).sum()),
+                "saturated_weights": saturated_weights,
+                "saturated_biases": saturated_biases,
                 "activation_saturation": counts["saturated"] / max(counts["seen"], 1) if counts else 0.0,
             }
         )

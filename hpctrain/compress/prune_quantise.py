@@ -164,7 +164,7 @@ class PruneQuantise:
     def _overflow(
         self, network: nn.Sequential, session: Retraining, communicator: Communicator
     ) -> dict[str, dict[str, int]]:
-        """Place → values seen and saturated on the calibration events, over all ranks."""
+        """Place → non-zero values seen, and how many of them saturated, on the calibration events, over all ranks."""
         quantisers = {name: layer for name, layer in network.named_children() if isinstance(layer, Quantiser)}
         for layer in quantisers.values():
             layer.reset()

@@ -8,6 +8,7 @@ makes bit-for-bit agreement with firmware possible rather than lucky.
 from __future__ import annotations
 
 import copy
+import math
 from collections import OrderedDict
 
 import torch
@@ -19,12 +20,17 @@ from hpctrain.compress.straight import AVERAGE_POOL, MAX_POOL
 
 _EXPONENTS = 64
 """Powers of two counted in calibration: 2^-32 … 2^31."""
+_BIAS_GROWTH = 8
+"""Bits by which a bias may grow in fixed-point training; what is not used costs nothing (``layer_types`` narrows)."""
+_EXACT_BITS = 53
+"""What float64 holds exactly."""
 
 
 class Quantiser(nn.Module):
     """Values onto the grid of ``kind``, with the straight-through gradient.
 
-    In ``eval`` it counts: ``seen`` values and how many of them ``saturated``.
+    In ``eval`` it counts: non-zero values ``seen`` and how many of them ``saturated``, so that the ratio is the
+    quantity which ``Calibration.types`` limits. (Zero never saturates; an image is almost all zeros.)
     """
 
     def __init__(self, kind: FixedPoint) -> None:
@@ -38,7 +44,7 @@ class Quantiser(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training:
-            self.seen += values.numel()
+            self.seen += int(values.count_nonzero())
             self.saturated += int(self.kind.overflows(values).count_nonzero())
         return fake_quantise(values, self.kind)
 
@@ -54,7 +60,16 @@ class QuantisedLayer(MaskedLayer):
 
     def effective(self) -> tuple[Tensor, Tensor]:
         weight = fake_quantise(self.weight * self.mask, self.weight_type)
-        return weight, fake_quantise(self.bias, self.bias_type)
+        return weight, self.exact_bias().to(self.bias.dtype)
+
+    def exact_bias(self) -> Tensor:
+        """The bias on its grid, (outputs,) float64: the grid of 16-bit products is finer than float32 can round to."""
+        return fake_quantise(self.bias.double(), self.bias_type)
+
+    def saturated(self) -> tuple[int, int]:
+        """How many weights, and how many biases, lie beyond the range of their type."""
+        weights = self.weight_type.overflows(self.weight * self.mask)
+        return int(weights.sum()), int(self.bias_type.overflows(self.bias.double()).sum())
 
 
 class QuantisedConv1d(QuantisedLayer, MaskedConv1d):
@@ -155,7 +170,7 @@ def quantise_network(
             weight = (layer.weight * layer.mask).detach()
             kind = FixedPoint.for_range(float(weight.min()), float(weight.max()), weight_bits, signed=True)
             grid += kind.fraction
-            new.weight_type, new.bias_type = kind, FixedPoint(32, 32 - grid)  # type: ignore[assignment]
+            new.weight_type, new.bias_type = kind, bias_type(new.bias, grid)  # type: ignore[assignment, arg-type]
             chain[name] = new
         else:
             chain[name] = copy.deepcopy(layer)
@@ -163,6 +178,17 @@ def quantise_network(
             chain[f"{name}_quantiser"] = Quantiser(activations[name])
             grid = activations[name].fraction
     return nn.Sequential(chain)
+
+
+def bias_type(bias: Tensor, fraction: int) -> FixedPoint:
+    """The type with ``fraction`` bits after the point for ``bias`` (any shape) and what training makes of it.
+
+    A bias of 1 is the least that is reckoned with: biases may begin at zero. Above 53 bits, where float64 ends,
+    room to grow is given up first.
+    """
+    integer = max(math.frexp(float(bias.detach().abs().max()))[1], 1) + 1
+    width = max(integer + fraction, min(integer + _BIAS_GROWTH + fraction, _EXACT_BITS), 2)
+    return FixedPoint(width, width - fraction)
 
 
 def exact(network: nn.Sequential) -> nn.Sequential:

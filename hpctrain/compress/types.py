@@ -68,7 +68,7 @@ def layer_types(network: nn.Sequential) -> list[LayerTypes]:
 
 @torch.no_grad()
 def _weighted(layer: QuantisedLayer, inputs: FixedPoint) -> dict[str, FixedPoint]:
-    weight, bias = layer.effective()
+    weight, bias = layer.effective()[0], layer.exact_bias()
     fraction = inputs.fraction + layer.weight_type.fraction
     return {
         "weight": layer.weight_type,

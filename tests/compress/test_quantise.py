@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from hpctrain.compress.figures import layer_records
 from hpctrain.compress.fixed_point import FixedPoint
-from hpctrain.compress.prune import with_masks
+from hpctrain.compress.prune import MaskedLayer, with_masks
 from hpctrain.compress.quantise import (
     Calibration,
+    QuantisedLayer,
     Quantiser,
     accumulator,
+    bias_type,
     exact,
     quantise_network,
     quantiser_places,
@@ -107,8 +110,77 @@ def test_saturation_is_counted_in_use_and_not_in_training() -> None:
     quantiser = Quantiser(FixedPoint(4, 1, False))
     quantiser(torch.tensor([0.5, 3.0]))
     assert quantiser.seen == 0
-    quantiser.eval()(torch.tensor([0.5, 3.0, -1.0]))
-    assert (quantiser.seen, quantiser.saturated) == (3, 2)
+    quantiser.eval()(torch.tensor([0.5, 3.0, -1.0, 0.0, 0.0]))
+    assert (quantiser.seen, quantiser.saturated) == (3, 2)  # zeros are no part of the fraction
+
+
+def test_saturation_is_the_fraction_that_calibration_allows() -> None:
+    """The same events afterwards show the fraction that was asked for, however many zeros are among them."""
+    network = with_masks(nn.Sequential(nn.Linear(1, 1))).eval()
+    data = torch.cat([torch.full((990, 1), 0.9), torch.full((10, 1), 100.0), torch.zeros(5000, 1)])
+    calibration = Calibration(network)
+    calibration.add(data)
+    chain = quantise_network(network, calibration.types(8, 8, 0.01), 8).eval()
+    chain(data)
+    entrance = next(iter(chain.children()))
+    assert isinstance(entrance, Quantiser)
+    assert entrance.saturated / entrance.seen == 0.01
+
+
+def large_biases() -> nn.Sequential:
+    """Biases of up to 1 and small weights in every layer, so that 16-bit products have a very fine grid."""
+    network = masked()
+    with torch.no_grad():
+        for layer in network.children():
+            if isinstance(layer, MaskedLayer):
+                layer.weight.mul_(0.3)
+                layer.bias.copy_(torch.linspace(-1, 1, len(layer.bias)))
+    return network
+
+
+@torch.no_grad()
+def test_no_bias_is_clipped_at_16_bits_and_the_function_is_that_of_float() -> None:
+    network, data = large_biases(), torch.randn(200, 2, 8, 8)
+    calibration = Calibration(network)
+    calibration.add(data)
+    chain = quantise_network(network, calibration.types(16, 16, 0.0), 16)
+    layers = {name: layer for name, layer in chain.named_children() if isinstance(layer, QuantisedLayer)}
+    assert max(layer.bias_type.fraction for layer in layers.values()) > 31  # 32 bits would end below 1
+    for name, layer in layers.items():
+        assert layer.saturated() == (0, 0)
+        bias = network.get_submodule(name).bias.double()  # type: ignore[union-attr, operator]
+        assert (layer.exact_bias() - bias).abs().max() <= layer.bias_type.step / 2
+    expected, found = network.double()(data.double()), exact(chain)(data.double())
+    assert (found - expected).abs().max() < 1e-3 * expected.std()
+    types = {entry.name: entry for entry in layer_types(exact(chain))}
+    for name, layer in layers.items():
+        stated = types[name].bias
+        assert stated is not None
+        assert torch.equal(stated.quantise(layer.exact_bias()), layer.exact_bias())
+
+
+def test_a_bias_may_grow_and_never_needs_more_than_float64_has() -> None:
+    assert bias_type(torch.tensor([0.7, -0.2]), 20) == FixedPoint(30, 10)
+    assert bias_type(torch.zeros(3), 20) == FixedPoint(30, 10)
+    assert bias_type(torch.tensor([-5.0]), 20).lowest == -2048
+    assert bias_type(torch.tensor([0.7]), 48) == FixedPoint(53, 5)
+    assert not bias_type(torch.tensor([300.0]), 48).overflows(torch.tensor([300.0]).double()).any()
+
+
+@torch.no_grad()
+def test_clipped_biases_are_counted() -> None:
+    network = large_biases()
+    calibration = Calibration(network)
+    calibration.add(torch.randn(20, 2, 8, 8))
+    chain = quantise_network(network, calibration.types(8, 8, 0.01), 8)
+    layer = chain.get_submodule("0")
+    assert isinstance(layer, QuantisedLayer)
+    layer.bias_type = FixedPoint(8, 0)  # −0.5 … 0.5; the biases are −1, 0, 1
+    assert layer.saturated()[1] == 2
+    overflow = {"input": {"seen": 10, "saturated": 1}}
+    records = layer_records(chain, overflow)
+    assert [record["saturated_biases"] for record in records] == [2, 0, 0, 0]
+    assert records[0]["input_saturation"] == 0.1
 
 
 def losses_of(chain: nn.Sequential, data: torch.Tensor, labels: torch.Tensor, steps: int) -> list[float]:
