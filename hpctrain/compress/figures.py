@@ -18,12 +18,13 @@ Scores = Mapping[str, Mapping[str, NDArray[Any]]]
 
 
 def compression_figures(
-    scores: Scores, iterations: Sequence[Mapping[str, Any]], *, replicas: int, seed: int
+    scores: Scores, iterations: Sequence[Mapping[str, Any]], *, epochs: int, replicas: int, seed: int
 ) -> dict[str, dict[str, Any]]:
     """``{"results": …, "summary": …}`` from the scores of every stage on the same events.
 
     ``scores`` is stage → {"label", "score"} with the stages "before", "iteration 1" …, "after". Every event
-    counts once. All stages are resampled together, so differences are paired.
+    counts once. ``epochs`` is how long the network was trained on between the first stage and the last: what a gain
+    has to be read against. All stages are resampled together, so differences are paired.
     """
     sample = Sample.of(scores["before"]["label"])
     rankings = {stage: Ranking.of(part["label"], part["score"]) for stage, part in scores.items()}
@@ -47,7 +48,7 @@ def compression_figures(
     change = found["after - before"]
     headline = (
         f"AUC {found['before']['value']:.4f} → {found['after']['value']:.4f} "
-        f"(change {change['value']:+.4f} ± {change['error'] or float('nan'):.4f})"
+        f"({change['value']:+.4f} ± {change['error'] or float('nan'):.4f}) {_after(epochs)}"
     )
     return {
         "results": {
@@ -63,12 +64,17 @@ def compression_figures(
         },
         "summary": {
             "headline": headline,
+            "epochs": epochs,
             "auc_before": found["before"],
             "auc_pruned": found[last],
             "auc_quantised": found["after"],
             "auc_difference": change,
         },
     }
+
+
+def _after(epochs: int) -> str:
+    return f"after {epochs} more epoch{'' if epochs == 1 else 's'}" if epochs else "without further training"
 
 
 def layer_records(network: nn.Sequential, overflow: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:

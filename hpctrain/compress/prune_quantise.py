@@ -94,7 +94,7 @@ class PruneQuantise:
         session = Retraining(
             task, run, tracker, communicator,
             global_batch_size=config.global_batch_size, first_epoch=first_epoch,
-            epochs=config.epochs_per_round * len(config.pruning.sparsities) + config.quantised_epochs,
+            epochs=self._epochs(),
         )  # fmt: skip
         record = _Record()
         record.scores["before"] = session.results(network, "test")
@@ -108,8 +108,9 @@ class PruneQuantise:
         overflow = self._overflow(reference, session, communicator)
 
         figures = compression_figures(
-            record.scores, record.iterations, replicas=config.replicas, seed=run.experiment.seed
-        )
+            record.scores, record.iterations, epochs=self._epochs(), replicas=config.replicas,
+            seed=run.experiment.seed,
+        )  # fmt: skip
         layers = layer_records(reference, overflow)
         results = {**figures["results"], "layers": layers, "bits": self._bits()}
         if communicator.rank == 0:
@@ -177,6 +178,11 @@ class PruneQuantise:
             name.removesuffix("_quantiser"): {"seen": int(seen), "saturated": int(saturated)}
             for name, (seen, saturated) in zip(quantisers, counts.tolist(), strict=True)
         }
+
+    def _epochs(self) -> int:
+        """Epochs the network is trained for beyond those of the training step."""
+        config = self.config
+        return config.epochs_per_round * len(config.pruning.sparsities) + config.quantised_epochs
 
     def _bits(self) -> dict[str, int]:
         return {

@@ -1,6 +1,7 @@
 """The whole step on a tiny run: what it writes, what it says, and the same result on one rank and on two."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,10 @@ communicator.close()
 """
 
 
+def logged(run: RunDirectory) -> list[dict]:
+    return [line for line in read_metrics(run.metrics_path) if line["step"] == "compress"]
+
+
 def copy_of(run: RunDirectory, folder: Path) -> RunDirectory:
     shutil.copytree(run.path, folder / "tiny")
     return RunDirectory.open(folder / "tiny")
@@ -56,6 +61,15 @@ def test_figures_are_paired_and_plain(done: tuple[RunDirectory, dict]) -> None:
     assert [round(entry["sparsity"], 2) for entry in results["iterations"]] == [0.3, 0.5]
     assert all(entry["auc"]["error"] > 0 for entry in results["iterations"])
     assert results["events"] == 200
+
+
+def test_the_headline_says_that_training_went_on(done: tuple[RunDirectory, dict]) -> None:
+    run, summary = done
+    trained_on = sum(line["event"] == "epoch" for line in logged(run))
+    assert summary["epochs"] == trained_on == 4
+    assert re.fullmatch(
+        r"AUC 0\.\d{4} → 0\.\d{4} \([+-]0\.\d{4} ± 0\.\d{4}\) after 4 more epochs", summary["headline"]
+    )
 
 
 def test_weights_before_pruned_and_after_are_kept(done: tuple[RunDirectory, dict]) -> None:
@@ -95,8 +109,7 @@ def test_saved_network_has_the_auc_that_was_reported(done: tuple[RunDirectory, d
 
 def test_progress_reaches_the_end_and_every_epoch_is_logged(done: tuple[RunDirectory, dict]) -> None:
     run, _ = done
-    lines = [line for line in read_metrics(run.metrics_path) if line["step"] == "compress"]
-    assert [line["event"] for line in lines] == [
+    assert [line["event"] for line in logged(run)] == [
         "epoch",
         "pruned",
         "epoch",
