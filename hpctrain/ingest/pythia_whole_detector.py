@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain import machine
 from hpctrain.config import ComponentConfig, Section
@@ -18,14 +19,16 @@ from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
 from hpctrain.ingest.chunks import Chunk, Settings, plan, versions
 from hpctrain.ingest.simulate import Part, find_part, make_part
-from hpctrain.ingest.summary import summarise
+from hpctrain.ingest.summary import empty_warning, summarise
 from hpctrain.ingest.workers import require_dask, run_tasks
 from hpctrain.physics.detector import DETECTOR_LABEL, describe_detector
 from hpctrain.physics.generator import require_physics
-from hpctrain.physics.processes import Process, find_process
+from hpctrain.physics.processes import Process, find_process, uncovered_pthat
 from hpctrain.registry import register
 from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
+
+FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ProcessConfig(Section):
@@ -35,7 +38,7 @@ class ProcessConfig(Section):
     """Name of the recipe: ``rpv_gluino`` or a QCD slice ``jz3`` … ``jz12``."""
     events: PositiveInt
     """Events to generate, before any selection."""
-    masses: dict[str, PositiveFloat] = Field(default_factory=dict)
+    masses: dict[str, FinitePositive] = Field(default_factory=dict)
     """GeV; ``rpv_gluino`` takes ``m_gluino`` (1400) and ``m_neutralino`` (850)."""
 
     def recipe(self) -> Process:
@@ -86,7 +89,7 @@ class PythiaWholeDetector:
         2,000 preselected signal and 3,000 background events."""
         events_per_chunk: PositiveInt = 700
         """Most events of one task: what is lost when a worker dies, and how fine progress shows."""
-        luminosity_fb: PositiveFloat = 36.0
+        luminosity_fb: FinitePositive = 36.0
         """Integrated luminosity in 1/fb that the weights refer to."""
         image_bins: Annotated[int, Field(ge=4, le=1024)] = 64
         """Cells of the image in η and in φ."""
@@ -113,10 +116,14 @@ class PythiaWholeDetector:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
-        """Generate, simulate, select and write the shards; returns the figures of the summary."""
+    def check(self) -> None:
+        """Raise ``UserError`` when a package that generating needs is missing; imports nothing."""
         require_physics()
         require_dask()
+
+    def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
+        """Generate, simulate, select and write the shards; returns the figures of the summary."""
+        self.check()
         started = time.perf_counter()
         seed = run.experiment.seed
         settings = Settings(seed=seed, image_bins=self.config.image_bins, trimmed=self.config.trimmed)
@@ -134,10 +141,7 @@ class PythiaWholeDetector:
         ]
         for sample in samples:
             if sample.preselected == 0:
-                tracker.log(
-                    "warning",
-                    message=f"{sample.process.name}: none of {sample.generated} events passed the preselection",
-                )
+                tracker.log("warning", message=empty_warning(sample, self.config.luminosity_fb))
         counts = write_splits(
             samples,
             data=run.data,
@@ -200,7 +204,6 @@ class PythiaWholeDetector:
     def _provenance(self, samples: Sequence[Sample], seed: int) -> Mapping[str, Any]:
         """Where the events come from. Nothing here depends on the number of workers or on the clock."""
         pythia = str(versions()["pythia8mc"]).rsplit(".", 1)[0]
-        lowest = min((s.process.pthat[0] for s in samples if s.process.pthat), default=0.0)
         return {
             "label": f"Pythia {pythia}, {DETECTOR_LABEL}",
             "generator": {"tune": "Monash 2013 (Tune:pp = 14)", "beams": "pp, 13 TeV", **versions()},
@@ -209,10 +212,23 @@ class PythiaWholeDetector:
             "jets": "anti-kT R=1.0"
             + (", trimmed R=0.2, pT fraction 0.05" if self.config.trimmed else ", untrimmed"),
             "preselection": "leading fat jet pT > 440 GeV, more than 2 fat jets (pT > 200 GeV, |eta| < 2.0)",
-            "not_generated": f"QCD with pT-hat below {lowest:g} GeV, other backgrounds, pileup",
+            "not_generated": not_generated([s.process for s in samples]),
             "seed": seed,
             "commit": machine.commit(),
         }
+
+
+def not_generated(processes: Sequence[Process]) -> str:
+    """What the sums of the weights leave out, in words: every p̂T range of QCD without a slice, and the rest."""
+    ranges = [
+        f"below {high:g} GeV"
+        if low == 0
+        else f"above {low:g} GeV"
+        if high == math.inf
+        else f"{low:g}-{high:g} GeV"
+        for low, high in uncovered_pthat(processes)
+    ]
+    return f"QCD with pT-hat {', '.join(ranges)}; other backgrounds; pileup"
 
 
 def _generate(chunks: Sequence[Chunk], folder: Path, workers: int) -> Iterator[tuple[Chunk, Part]]:

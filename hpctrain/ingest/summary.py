@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpctrain.ingest.assemble import MB_IN_FB, Sample
+from hpctrain.physics.counting import expected_events as counted
 from hpctrain.physics.processes import REFERENCE_SOURCE
 
 
@@ -32,16 +33,42 @@ def effective_events(samples: Sequence[Sample], luminosity_fb: float) -> float:
     return float((count @ weight) ** 2 / squares) if squares > 0.0 else 0.0
 
 
-def expected_events(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, float]:
-    """Σw over the preselected events; the error has the counts' and the cross sections' parts."""
-    value = variance = 0.0
+def expected_events(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]:
+    """Σw over the preselected events; the error has the counts' and the cross sections' parts.
+
+    A process of which nothing passed adds one event's weight to the error: it is not known to be
+    nothing. Such are named in ``empty_processes``; ``upper_limit_of_empty`` is the sum of their
+    one-sided 68 % limits.
+    """
+    found = []
     for sample in samples:
-        mean = sample.preselected * sample.weight(luminosity_fb)
         sigma = sample.cross_section
-        value += mean
-        variance += sample.preselected * sample.weight(luminosity_fb) ** 2
-        variance += (mean * sigma.error_mb / sigma.mb) ** 2
-    return {"value": value, "error": float(np.sqrt(variance))}
+        relative = sigma.error_mb / sigma.mb if sigma.mb else 0.0
+        found.append(counted(sample.preselected, sample.weight(luminosity_fb), relative))
+    figures: dict[str, Any] = {
+        "value": float(sum(f["value"] for f in found)),
+        "error": float(np.sqrt(sum(f["error"] ** 2 for f in found))),
+    }
+    empty = empty_processes(samples)
+    if empty:
+        figures["empty_processes"] = empty
+        figures["upper_limit_of_empty"] = float(sum(f.get("upper_limit", 0.0) for f in found))
+    return figures
+
+
+def empty_processes(samples: Sequence[Sample]) -> list[str]:
+    """Names of the processes of which no event passed the preselection."""
+    return [s.process.short_name for s in samples if s.preselected == 0]
+
+
+def empty_warning(sample: Sample, luminosity_fb: float) -> str:
+    """What to tell the user of a sample without preselected events."""
+    limit = counted(0, sample.weight(luminosity_fb))["upper_limit"]
+    return (
+        f"{sample.process.short_name}: none of {sample.generated} events passed the preselection, yet one would "
+        f"stand for {sample.weight(luminosity_fb):.2g} expected events: the process may contribute up to "
+        f"{limit:.2g} (68 % limit), which is in no weighted figure. Generate more of it, or leave it out"
+    )
 
 
 def summarise(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]:
@@ -72,6 +99,7 @@ def summarise(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]
         "luminosity_fb": luminosity_fb,
         "generated": sum(s.generated for s in samples),
         "preselected": sum(s.preselected for s in samples),
+        "empty_processes": empty_processes(samples),
         "signal_selection_efficiency": efficiency(
             sum(s.selected for s in signal), sum(s.preselected for s in signal)
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hpctrain.errors import UserError
-from hpctrain.machine import package_version
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -24,8 +24,8 @@ _ONE_THREAD = dict.fromkeys(
 
 
 def require_dask() -> None:
-    """Raise ``UserError`` when Dask is missing."""
-    if package_version("distributed") is None:
+    """Raise ``UserError`` when Dask is missing; does not import it."""
+    if importlib.util.find_spec("distributed") is None:
         raise UserError(
             "generating events needs dask.distributed, which is not installed",
             hint="pip install 'hpctrain[physics]'",

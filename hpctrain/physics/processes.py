@@ -7,7 +7,8 @@ A recipe says everything the generator needs but the seed. To add one, write a f
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from hpctrain.errors import UserError
@@ -108,6 +109,20 @@ def qcd_slice(name: str) -> Process:
         pthat=(low, high),
         reference_mb=REFERENCE_CROSS_SECTION_MB[name],
     )
+
+
+def uncovered_pthat(processes: Iterable[Process]) -> list[tuple[float, float]]:
+    """Ranges of p̂T [GeV] from 0 to infinity that no slice among ``processes`` covers, rising.
+
+    >>> uncovered_pthat([qcd_slice("jz6"), qcd_slice("jz4")])
+    [(0.0, 400.0), (800.0, 1300.0), (1800.0, inf)]
+    """
+    gaps, reached = [], 0.0
+    for low, high in sorted(p.pthat for p in processes if p.pthat is not None):
+        if low > reached:
+            gaps.append((reached, low))
+        reached = max(reached, high)
+    return [*gaps, (reached, math.inf)]
 
 
 def _qcd_recipe(name: str) -> Callable[[], Process]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hpctrain import machine
+from hpctrain.config import Experiment
 from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector
 from hpctrain.run import RunDirectory
 
@@ -29,10 +29,7 @@ def generate() -> Callable[..., tuple[RunDirectory, dict[str, Any]]]:
 
     def go(folder: Path, *, seed: int = 5, **settings: Any) -> tuple[RunDirectory, dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
-        run = RunDirectory(folder)
-        run.__dict__["experiment"] = SimpleNamespace(
-            seed=seed, name="test", tracking=SimpleNamespace(wandb=False)
-        )
+        run = RunDirectory(folder, Experiment(name="test", seed=seed))
         run.logs.mkdir(exist_ok=True)
         component = PythiaWholeDetector.Config.model_validate(settings).build()
         # The commit may move while tests run; everything else in the record must not.

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.ingest import pythia_whole_detector
-from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector
+from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector, not_generated
+from hpctrain.physics.processes import find_process
 from hpctrain.registry import find
 from hpctrain.run import RunDirectory
 from hpctrain.track import read_metrics
@@ -93,7 +94,7 @@ def test_provenance_says_what_this_is(done: tuple[RunDirectory, dict[str, Any]])
     assert provenance["seed"] == 5
     assert provenance["luminosity_fb"] == 36
     assert provenance["generator"]["pythia8mc"] == "8.317.2"
-    assert "below 1800 GeV" in provenance["not_generated"]
+    assert provenance["not_generated"].startswith("QCD with pT-hat below 1800 GeV, above 2500 GeV; ")
     jz7 = provenance["processes"][1]
     assert (jz7["name"], jz7["pthat"], jz7["generated"]) == ("jz7", [1800.0, 2500.0], 160)
     assert jz7["cross_section_mb"] == pytest.approx(1.173e-10, rel=0.2)
@@ -139,13 +140,12 @@ def test_a_killed_generation_goes_on_from_its_parts(
         textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from types import SimpleNamespace
+        from hpctrain.config import Experiment
         from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector
         from hpctrain.run import RunDirectory
 
         if __name__ == "__main__":
-            run = RunDirectory(Path(sys.argv[1]))
-            run.__dict__["experiment"] = SimpleNamespace(seed=5, tracking=SimpleNamespace(wandb=False))
+            run = RunDirectory(Path(sys.argv[1]), Experiment(name="test", seed=5))
             run.logs.mkdir(parents=True)
             PythiaWholeDetector.Config.model_validate({small!r} | {{"workers": 2}}).build().run(
                 run, run.tracker("generate")
@@ -201,8 +201,49 @@ def test_a_slice_without_preselected_events_is_warned_of(
     ]
     run, figures = generate(tmp_path, **{**small, "processes": processes})
     warnings = [line["message"] for line in read_metrics(run.metrics_path) if line["event"] == "warning"]
-    assert warnings == ["jz3: none of 20 events passed the preselection"]
-    assert figures["processes"]["jz3"]["preselected"] == 0
+    assert len(warnings) == 1
+    assert warnings[0].startswith("jz3: none of 20 events passed the preselection")
+    jz3 = figures["processes"]["jz3"]
+    assert jz3["preselected"] == 0
+    # σ·L / generated: 1.64e-4 mb × 36/fb over 20 events is 3e11 events each.
+    weight = ShardDataset.open(run.data / "test").provenance["processes"][0]["weight"]
+    assert weight == pytest.approx(1.64e-4 * 36e12 / 20, rel=0.1)
+    assert jz3["expected_events"]["value"] == 0
+    assert jz3["expected_events"]["error"] == weight
+    assert jz3["expected_events"]["upper_limit_of_empty"] == pytest.approx(1.148 * weight, rel=1e-3)
+    assert figures["expected_background"]["error"] >= weight
+    assert figures["empty_processes"] == figures["expected_background"]["empty_processes"] == ["jz3"]
+
+
+@pytest.mark.parametrize(
+    ("slices", "words"),
+    [
+        (["jz4", "jz5"], "below 400 GeV, above 1300 GeV"),
+        (["jz7", "jz3", "jz5"], "below 160 GeV, 400-800 GeV, 1300-1800 GeV, above 2500 GeV"),
+    ],
+)
+def test_every_range_without_a_slice_is_named(slices: list[str], words: str) -> None:
+    processes = [find_process(name) for name in ("rpv_gluino", *slices)]
+    assert f"QCD with pT-hat {words};" in not_generated(processes)
+
+
+@pytest.mark.parametrize("room", ["require_physics", "require_dask"])
+def test_check_looks_for_the_packages_and_imports_none(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    component = PythiaWholeDetector.Config().build()
+    component.check()
+
+    def missing() -> None:
+        raise UserError("not installed")
+
+    monkeypatch.setattr(pythia_whole_detector, room, missing)
+    with pytest.raises(UserError, match="not installed"):
+        component.check()
+    code = (
+        "import sys; from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector as P; "
+        "P.Config().build().check(); print({'pythia8mc', 'fastjet', 'distributed'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_a_data_folder_that_cannot_be_made_is_a_user_error(
@@ -240,6 +281,12 @@ def test_missing_packages_are_named_before_anything_is_done(
         ),
         ({"processes": [{"process": "jz5", "events": 0}]}, "greater than 0"),
         ({"split": {"train": 0.5, "validation": 0.1, "test": 0.1}}, "must add up to 1"),
+        ({"luminosity_fb": float("inf")}, "finite number"),
+        ({"luminosity_fb": float("nan")}, "finite number"),
+        (
+            {"processes": [{"process": "rpv_gluino", "events": 5, "masses": {"m_gluino": float("inf")}}]},
+            "finite number",
+        ),
         ({"workers": 0}, "greater than 0"),
         ({"image_bin": 64}, "image_bins"),
     ],

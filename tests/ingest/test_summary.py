@@ -50,6 +50,19 @@ def test_expected_events_and_their_error() -> None:
     assert found["error"] == pytest.approx(np.hypot(9.0 / 10.0, 9.0 * 0.02))
 
 
+def test_a_process_of_which_nothing_passed_is_not_known_to_be_nothing() -> None:
+    # 36 fb expected in all, 400 generated: one event is worth 0.09.
+    empty = _sample("jz3", 400, 0, 0, 1e-12)
+    alone = expected_events([empty], 36.0)
+    assert (alone["value"], alone["error"]) == (0.0, pytest.approx(0.09))
+    assert alone["upper_limit_of_empty"] == pytest.approx(1.148 * 0.09, rel=1e-3)
+    seen = _sample("jz5", 400, 100, 0, 1e-12)
+    both = expected_events([seen, empty], 36.0)
+    assert both["error"] == pytest.approx(np.hypot(0.9, 0.09))
+    assert both["empty_processes"] == ["jz3"]
+    assert "empty_processes" not in expected_events([seen], 36.0)
+
+
 def test_summary() -> None:
     figures = summarise(
         [_sample("rpv_gluino", 100, 95, 27, 1.436e-11), _sample("jz5", 100, 20, 1, 4e-8, 1e-9)], 36.0

@@ -82,6 +82,6 @@ def test_an_error_of_the_task_comes_up_as_it_is(tmp_path: Path) -> None:
 
 
 def test_missing_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "package_version", lambda name: None)
+    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'hpctrain\[physics\]'"):
         workers.require_dask()
