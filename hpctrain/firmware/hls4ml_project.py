@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import nn
 
 from hpctrain.compress.quantise import Quantiser, exact
@@ -77,7 +77,7 @@ class Hls4mlProject:
         """Nanoseconds."""
         part: str = "xcvu13p-flga2577-2-e"
         """Chip, in the vendor's words."""
-        tolerance: NonNegativeFloat = 0.0
+        tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
         """Largest difference of an output that passes; 0 asks for equality bit by bit."""
         events: PositiveInt = 500
         """Held-out events compared, spread over the test split."""
@@ -87,13 +87,17 @@ class Hls4mlProject:
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def check(self) -> None:
+        """Raise ``UserError`` if a tool is missing: asked before anything of an earlier run is touched."""
+        require_tools()
+
     def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
         """Build, verify and only then rename the project to ``RUN/firmware/hls4ml``; returns the summary.
 
         Raises ``UserError`` when a tool or the compressed network is missing and when the emulation differs:
         then ``verification.json`` says refused, and no project is left.
         """
-        require_tools()
+        self.check()
         network = exact(load_compressed(run))
         shape = load_network(run.compressed)[1]
         inputs = self._inputs(run, network)

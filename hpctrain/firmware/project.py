@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -45,10 +46,8 @@ def require_tools() -> None:
             "there is no g++ on this machine: the firmware's C++ emulation cannot be compiled, so it cannot be verified",
             hint="install it (Debian/Ubuntu: apt install g++; RHEL: dnf install gcc-c++; Slurm sites: module load gcc)",
         )
-    try:
-        import hls4ml  # noqa: F401
-    except ImportError as error:
-        raise UserError("hls4ml is not installed", hint="pip install 'hpctrain[firmware]'") from error
+    if importlib.util.find_spec("hls4ml") is None:  # found, not imported: that takes seconds
+        raise UserError("hls4ml is not installed", hint="pip install 'hpctrain[firmware]'")
 
 
 def precisions(types: Sequence[LayerTypes]) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from hpctrain.compress.saved import save_network
@@ -162,8 +163,10 @@ def test_no_compiler_is_said_before_anything_is_built(
 ) -> None:
     run = RunDirectory.create(Experiment.from_mapping({"name": "run", "output": str(tmp_path)}))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"no g\+\+ on this machine.*apt install g\+\+"):
-        run.experiment.firmware.build().run(run, tracker)
+    component = run.experiment.firmware.build()
+    for start in (component.check, lambda: component.run(run, tracker)):
+        with pytest.raises(UserError, match=r"no g\+\+ on this machine.*apt install g\+\+"):
+            start()
     assert not run.firmware.exists()
 
 
@@ -202,11 +205,23 @@ def test_run_directory_to_firmware(cnn: nn.Module, quantised: Quantise, tmp_path
 
 
 def test_no_hls4ml_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hpctrain.firmware.project import require_tools
-
     monkeypatch.setitem(sys.modules, "hls4ml", None)
     with pytest.raises(UserError, match=r"pip install 'hpctrain\[firmware\]'"):
-        require_tools()
+        Hls4mlProject(Hls4mlProject.Config()).check()
+
+
+def test_checking_the_tools_imports_none_of_them() -> None:
+    code = (
+        "import sys; from hpctrain.firmware.hls4ml_project import Hls4mlProject as P; P(P.Config()).check(); "
+        "sys.exit('hls4ml' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("tolerance", [float("inf"), float("nan"), -1.0])
+def test_a_tolerance_that_forgives_everything_is_refused(tolerance: float) -> None:
+    with pytest.raises(ValidationError, match="tolerance"):
+        Hls4mlProject.Config(tolerance=tolerance)
 
 
 def test_failing_compiler_is_reported_with_the_log(
