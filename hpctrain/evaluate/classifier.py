@@ -14,11 +14,13 @@ from hpctrain.evaluate.baselines import Baseline, score_baseline, selection_rate
 from hpctrain.evaluate.comparison import (
     FPR_GRID,
     auc_differences,
+    efficiency_at_selection,
     roc_band,
     selection_significance,
     significance_above,
     significance_at_selection,
 )
+from hpctrain.evaluate.coverage import absence_warning, absent_processes, refuse_several_signals
 from hpctrain.evaluate.metrics import Sample, classification_metrics
 from hpctrain.evaluate.roc import Floats
 from hpctrain.evaluate.scoring import SplitEvents, baseline_weights, read_split, score_network
@@ -37,8 +39,12 @@ NOTES = {
     "test_split": "Every figure is of the test split, which neither training nor any choice has seen.",
     "errors": "Standard deviation and central 68 % interval of Poisson-bootstrap replicas of the test events. "
     "They do not contain the training (another seed) or the model of the simulation.",
-    "weights": "Weighted figures count expected events: cross-section times luminosity, rescaled for the split.",
-    "at_selection_fpr": "AMS at the cut that passes the same fraction of raw background events as the benchmark selection.",
+    "weights": "Weighted figures count expected events of the generated processes, cross-section times luminosity, "
+    "rescaled for the split. What was not generated is in none of them.",
+    "at_selection_fpr": "AMS at the cut that passes the same fraction of raw background events as the benchmark "
+    "selection; the fraction of expected background events may then be another one.",
+    "at_selection_weighted_fpr": "AMS at the cut that passes no larger fraction of expected background events.",
+    "tpr_at_selection": "TPR at the FPR of the benchmark selection, and its difference to the selection's TPR.",
     "best": "AMS at the threshold that was best on the validation split, applied to the test split unchanged.",
 }
 
@@ -72,6 +78,12 @@ class ClassifierEvaluation:
         task = load_task(run, self.config.checkpoint)
         datasets = {name: ShardDataset.open(run.data / name) for name in ("train", "validation", "test")}
         splits = {name: read_split(dataset) for name, dataset in datasets.items()}
+        provenance = datasets["test"].provenance
+        refuse_several_signals(provenance["processes"])
+        absent = {name: absent_processes(datasets[name]) for name in ("validation", "test")}
+        for name, found in absent.items():
+            for process in found:
+                tracker.log("warning", message=absence_warning(name, process))
         seed = run.experiment.seed
         held_out = {name: datasets[name] for name in ("validation", "test")}
         scores = self._score(task, held_out, splits, seed, tracker)
@@ -79,14 +91,12 @@ class ClassifierEvaluation:
         results = self._measure(splits["validation"], splits["test"], scores, seed, tracker)
         curves = self._curves(splits["test"], scores["test"], seed)
         _write_arrays(run.evaluation / "curves.npz", curves)
-        provenance = datasets["test"].provenance
         results |= {
             "checkpoint": self.config.checkpoint,
             "data": provenance.get("label"),
             "luminosity_fb": provenance.get("luminosity_fb"),
-            "absent_processes": [
-                p["name"] for p in provenance["processes"] if p["preselected"] and not p["in_split"]
-            ],
+            "not_generated": provenance.get("not_generated"),
+            "absent_processes": absent,
             "notes": NOTES,
         }
         write_json(run.evaluation / "results.json", results)
@@ -130,7 +140,7 @@ class ClassifierEvaluation:
         tracker: Tracker,
     ) -> dict[str, Any]:
         sample = Sample.of(test.label, test.weight)
-        draws = {"replicas": self.config.bootstrap, "seed": seed}
+        draws: dict[str, Any] = {"replicas": self.config.bootstrap, "seed": seed}
         results: dict[str, Any] = {"split": "test", **draws, "events": sample.counts()}
         for name, score in scores["test"].items():
             metrics = classification_metrics(test.label, score, test.weight, fprs=self.config.fprs, **draws)
@@ -139,8 +149,14 @@ class ClassifierEvaluation:
                 "auc": metrics["auc"],
                 "tpr_at_fpr": metrics["tpr_at_fpr"],
                 "weighted": metrics["weighted"],
+                "tpr_at_selection": {
+                    kind: efficiency_at_selection(
+                        sample, score, test.selected, weighted=kind == "weighted", **draws
+                    )
+                    for kind in ("unweighted", "weighted")
+                },
                 "ams": {
-                    **significance_at_selection(sample, score, test.selected, **draws),
+                    **_significances(sample, score, test.selected, draws),
                     "best": significance_above(
                         sample, score, float(chosen.threshold[chosen.best]), chosen_on="validation", **draws
                     ),
@@ -172,6 +188,18 @@ class ClassifierEvaluation:
                 )
                 arrays |= {f"{name}/{kind}/{part}": values for part, values in found.items()}
         return arrays
+
+
+def _significances(sample: Sample, score: Floats, selected: Any, draws: dict[str, Any]) -> dict[str, Any]:
+    """AMS at the selection's raw and weighted FPR, and the ratios to the selection's own."""
+    raw, raw_ratio = significance_at_selection(sample, score, selected, **draws)
+    weighted, weighted_ratio = significance_at_selection(sample, score, selected, weighted=True, **draws)
+    return {
+        "at_selection_fpr": raw,
+        "ratio_to_selection": raw_ratio,
+        "at_selection_weighted_fpr": weighted,
+        "weighted_ratio_to_selection": weighted_ratio,
+    }
 
 
 def _score_arrays(splits: dict[str, SplitEvents], scores: dict[str, dict[str, Floats]]) -> dict[str, Any]:

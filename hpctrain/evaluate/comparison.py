@@ -32,37 +32,83 @@ def selection_significance(sample: Sample, selected: Bools, *, replicas: int, se
 
 
 def significance_at_selection(
-    sample: Sample, score: Floats, selected: Bools, *, replicas: int, seed: int
-) -> dict[str, Figure]:
-    """AMS of a score (n,) cut at the *unweighted* FPR of the selection, and its ratio to the selection's AMS.
+    sample: Sample, score: Floats, selected: Bools, *, weighted: bool = False, replicas: int, seed: int
+) -> tuple[Figure, Figure]:
+    """AMS of a score (n,) cut at the FPR of the selection, and its ratio to the selection's AMS.
 
-    The cut is the loosest that lets no larger fraction of raw background events pass than the
-    selection does. Every replica finds the selection's FPR and the cut anew, so their fluctuation
-    is in the error. Unweighted, because a weighted FPR of this size is set by single events.
+    The cut is the loosest that lets no larger fraction of the background pass than the selection
+    does: of raw events, or of expected events when ``weighted``. Every replica finds the selection's
+    FPR and the cut anew, so their fluctuation is in the error. A raw FPR is better known, but which
+    fraction of the expected background it is depends on how many events of each slice were
+    generated; a weighted one compares equal backgrounds, but may be set by single events.
     """
     ranking = Ranking.of(sample.label, score)
 
     def statistic(multiplicity: Floats) -> Figures:
         rows = sample.rows(multiplicity, True)
-        background = multiplicity * ~sample.label
+        counted = sample.rows(multiplicity, weighted)
+        fpr, _ = ranking.rates(counted)
+        vertex = vertex_at_fpr(fpr, _selection_fpr(sample, selected, counted)[:, None])
+        signal, below = (np.take_along_axis(part, vertex, -1)[:, 0] for part in ranking.yields(rows))
+        own, reference = ams(signal, below), ams_of_selection(selected, sample.label, rows)
         with np.errstate(invalid="ignore", divide="ignore"):
-            target = (background * selected).sum(axis=1) / background.sum(axis=1)
-            fpr, _ = ranking.rates(multiplicity)
-            vertex = vertex_at_fpr(fpr, target[:, None])
-            signal, below = (np.take_along_axis(part, vertex, -1)[:, 0] for part in ranking.yields(rows))
-            own, reference = ams(signal, below), ams_of_selection(selected, sample.label, rows)
             return {"ams": own, "ratio": own / reference}
 
     found = bootstrap(statistic, sample.label.size, replicas=replicas, seed=seed)
-    target = float(selected[~sample.label].mean())
-    cut = ranking.curve().threshold_at_fpr(target)
+    target, cut = _cut_at_selection(sample, ranking, selected, weighted)
     kept = score >= cut
     entry = _ams_figure(
         found["ams"], sample, kept, fpr=target, threshold=float(cut) if np.isfinite(cut) else None
     )
     both = min(_background_n_eff(sample, kept), _background_n_eff(sample, selected))
     ratio = figure(found["ratio"], n_eff=both, of="background events passing the cut or the selection")
-    return {"at_selection_fpr": entry, "ratio_to_selection": ratio}
+    return entry, ratio
+
+
+def efficiency_at_selection(
+    sample: Sample, score: Floats, selected: Bools, *, weighted: bool, replicas: int, seed: int
+) -> dict[str, Figure]:
+    """TPR of a score (n,) at the FPR of the selection, and how far it lies above the selection's own TPR.
+
+    Both rates count raw events, or expected ones when ``weighted``. Every replica finds the
+    selection's rates anew. n_eff is that of the background passing the cut or the selection,
+    whichever is smaller.
+    """
+    ranking = Ranking.of(sample.label, score)
+
+    def statistic(multiplicity: Floats) -> Figures:
+        rows = sample.rows(multiplicity, weighted)
+        target = _selection_fpr(sample, selected, rows)
+        own = tpr_at_fpr(*ranking.rates(rows), target[:, None])[:, 0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            signal = rows * sample.label
+            return {"tpr": own, "gain": own - (signal * selected).sum(axis=1) / signal.sum(axis=1)}
+
+    found = bootstrap(statistic, sample.label.size, replicas=replicas, seed=seed)
+    target, cut = _cut_at_selection(sample, ranking, selected, weighted)
+    weight = sample.weight if weighted else np.ones(sample.weight.size)
+    n_eff = min(float(effective_events(weight[k & ~sample.label])) for k in (score >= cut, selected))
+    of = "background events passing the cut or the selection"
+    return {
+        "tpr": figure(found["tpr"], n_eff=n_eff, of=of, fpr=target),
+        "minus_selection": figure(found["gain"], n_eff=n_eff, of=of),
+    }
+
+
+def _selection_fpr(sample: Sample, selected: Bools, rows: Floats) -> Floats:
+    """FPR of the selection under weights (..., n), shape (...); NaN where there is no background."""
+    background = rows * ~sample.label
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray((background * selected).sum(axis=-1) / background.sum(axis=-1))
+
+
+def _cut_at_selection(
+    sample: Sample, ranking: Ranking, selected: Bools, weighted: bool
+) -> tuple[float, float]:
+    """FPR of the selection, and the loosest threshold with no higher one."""
+    weight = sample.weight if weighted else np.ones(sample.weight.size)
+    target = float(_selection_fpr(sample, selected, weight))
+    return target, ranking.curve(weight).threshold_at_fpr(target)
 
 
 def significance_above(
@@ -116,7 +162,10 @@ def auc_differences(
     weight = sample.weight if weighted else np.ones(sample.weight.size)
     smaller = min(float(effective_events(weight[m])) for m in (sample.label, ~sample.label))
     found = bootstrap(statistic, sample.label.size, replicas=replicas, seed=seed) if others else {}
-    return {name: figure(f, n_eff=smaller, of="events of the smaller class") for name, f in found.items()}
+    return {
+        name: figure(f, n_eff=smaller, of="events of the class with fewer effective events")
+        for name, f in found.items()
+    }
 
 
 def _background_n_eff(sample: Sample, kept: Bools) -> float:

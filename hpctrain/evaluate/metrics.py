@@ -21,7 +21,7 @@ Figure = dict[str, Any]
 
 
 def figure(found: Estimate, *, n_eff: float, of: str, **more: Any) -> Figure:
-    """A figure as plain JSON, with a warning when it rests on fewer than ten effective events.
+    """A figure as plain JSON, with a warning when it rests on fewer than ten effective events or has no spread.
 
     ``n_eff`` is the effective number of the events named by ``of`` ("background events above the
     threshold"); ``more`` is written beside it.
@@ -32,6 +32,11 @@ def figure(found: Estimate, *, n_eff: float, of: str, **more: Any) -> Figure:
         warnings.append(
             f"rests on {n_eff:.1f} effective {of} (fewer than {FEW_EFFECTIVE_EVENTS:g}): "
             "neither the value nor its error can be trusted"
+        )
+    if found.error == 0:
+        warnings.append(
+            "every replica gives the same value, as where two classes are separated without overlap: "
+            "the events cannot tell its error, which is not 0"
         )
     if found.undefined:
         warnings.append(f"{found.undefined} bootstrap replicas were undefined and left out")
@@ -106,7 +111,9 @@ def roc_figures(
             threshold=_finite(curve.threshold[vertex]),
         )
     return {
-        "auc": figure(found["auc"], n_eff=float(smaller), of="events of the smaller class"),
+        "auc": figure(
+            found["auc"], n_eff=float(smaller), of="events of the class with fewer effective events"
+        ),
         "tpr_at_fpr": tpr,
     }
 

@@ -10,10 +10,16 @@ import numpy as np
 import pytest
 
 from hpctrain.config import Experiment
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
+from hpctrain.evaluate.baselines import score_baseline, train_baseline
 from hpctrain.evaluate.classifier import ClassifierEvaluation
 from hpctrain.evaluate.roc import roc_curve
+from hpctrain.evaluate.scoring import read_split
+from hpctrain.evaluate.significance import ams_of_selection
 from hpctrain.run import RunDirectory
+from hpctrain.track import read_metrics
+from hpctrain.training.restore import load_task
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +39,11 @@ def test_every_model_has_its_figures(evaluated: tuple[RunDirectory, dict]) -> No
         assert 0.5 < summary[model]["auc"]["value"] <= 1
         assert set(summary[model]["tpr_at_fpr"]) == {"0.1", "0.01", "0.001"}
         assert summary[model]["weighted"]["auc"]["error"] > 0
-        assert set(summary[model]["ams"]) == {"at_selection_fpr", "ratio_to_selection", "best"}
+        assert set(summary[model]["ams"]) == {
+            "at_selection_fpr", "ratio_to_selection", "at_selection_weighted_fpr", "weighted_ratio_to_selection",
+            "best",
+        }  # fmt: skip
+        assert set(summary[model]["tpr_at_selection"]) == {"unweighted", "weighted"}
         assert summary[model]["ams"]["best"]["threshold_chosen_on"] == "validation"
     assert 0 < summary["selection"]["unweighted"]["tpr"]["value"] < 1
     assert "cnn-gbdt" in summary["differences"]["unweighted"]
@@ -70,6 +80,71 @@ def test_curves_file_has_bands(evaluated: tuple[RunDirectory, dict]) -> None:
         part = {name: curves[f"cnn/{kind}/{name}"] for name in ("tpr", "low", "high", "n_eff")}
         assert (part["low"] <= part["high"]).all()
         assert part["tpr"][-1] == pytest.approx(1)
+
+
+def test_the_threshold_of_the_best_significance_is_that_of_the_validation_split(
+    evaluated: tuple[RunDirectory, dict],
+) -> None:
+    run, summary = evaluated
+    scores = arrays(run, "scores.npz")
+    for model in ("cnn", "gbdt"):
+        found = summary[model]["ams"]["best"]
+        thresholds = {}
+        for split in ("validation", "test"):
+            label, score = scores[f"{split}/label"], scores[f"{split}/score_{model}"]
+            significance = [
+                float(ams_of_selection(score >= cut, label, scores[f"{split}/weight"])) for cut in score
+            ]
+            thresholds[split] = score[int(np.argmax(significance))]
+        assert thresholds["validation"] != thresholds["test"]
+        assert found["threshold"] == thresholds["validation"]
+        kept = scores[f"test/score_{model}"] >= found["threshold"]
+        assert found["value"] == pytest.approx(
+            float(ams_of_selection(kept, scores["test/label"], scores["test/weight"]))
+        )
+
+
+def test_the_gbdt_learns_with_the_weights_of_the_loss(evaluated: tuple[RunDirectory, dict]) -> None:
+    """The task makes them of the weights as stored; those corrected for the split would be others."""
+    run, _ = evaluated
+    task = load_task(run, "best")
+    train, test = (read_split(ShardDataset.open(run.data / name)) for name in ("train", "test"))
+    weight = task.sample_weights(train.loss_weight, train.label)
+    np.testing.assert_array_equal(train.loss_weight, ShardDataset.open(run.data / "train").column("weight"))
+    assert not np.allclose(train.loss_weight, train.weight)
+    model = train_baseline("gbdt", train.features, train.label, weight, seed=run.experiment.seed)
+    np.testing.assert_array_equal(
+        score_baseline(model, test.features), arrays(run, "scores.npz")["test/score_gbdt"]
+    )
+    other = train_baseline("gbdt", train.features, train.label, None, seed=run.experiment.seed)
+    assert not np.array_equal(score_baseline(other, test.features), score_baseline(model, test.features))
+
+
+def test_processes_without_events_in_a_split_are_listed_and_warned_of(
+    trained_run: RunDirectory, tmp_path: Path
+) -> None:
+    copy = RunDirectory(tmp_path / "copy")
+    shutil.copytree(trained_run.path, copy.path, ignore=shutil.ignore_patterns("evaluation", "metrics.jsonl"))
+    empty = {
+        "name": "jz3", "label": "QCD JZ3", "signal": False, "preselected": 0, "in_split": 0, "weight": 2e7,
+        "split_fraction": 0.0,
+    }  # fmt: skip
+    for split in ("validation", "test"):
+        path = copy.data / split / "dataset.json"
+        info = json.loads(path.read_text())
+        info["provenance"]["processes"].append(empty)
+        path.write_text(json.dumps(info))
+    with copy.tracker("evaluate") as tracker:
+        summary = ClassifierEvaluation.Config(bootstrap=5, baselines=()).build().run(copy, tracker)
+    for split in ("validation", "test"):
+        (entry,) = summary["absent_processes"][split]
+        assert entry["name"] == "jz3"
+        assert entry["expected"]["upper_limit"] == pytest.approx(2.3e7, rel=0.01)
+    messages = [line["message"] for line in read_metrics(copy.metrics_path) if line["event"] == "warning"]
+    assert [message.split(":")[0] for message in messages] == [
+        "no validation event of jz3",
+        "no test event of jz3",
+    ]
 
 
 def test_rare_figures_are_flagged(evaluated: tuple[RunDirectory, dict]) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hpctrain.evaluate.comparison import (
     FPR_GRID,
     auc_differences,
+    efficiency_at_selection,
     roc_band,
     selection_significance,
     significance_above,
@@ -37,19 +38,65 @@ def test_selection_significance() -> None:
 
 
 def test_cut_lets_no_more_raw_background_pass_than_the_selection() -> None:
-    found = significance_at_selection(SAMPLE, SCORE, SELECTED, replicas=50, seed=1)
-    entry = found["at_selection_fpr"]
+    entry, ratio = significance_at_selection(SAMPLE, SCORE, SELECTED, replicas=50, seed=1)
     kept = entry["threshold"] <= SCORE
     assert (kept & ~LABEL).sum() == (SELECTED & ~LABEL).sum() == entry["background_raw"]
     assert entry["value"] == pytest.approx(float(ams(*yields(kept))))
     selection = selection_significance(SAMPLE, SELECTED, replicas=50, seed=1)
-    assert found["ratio_to_selection"]["value"] == pytest.approx(entry["value"] / selection["value"])
-    assert found["ratio_to_selection"]["value"] > 1
+    assert ratio["value"] == pytest.approx(entry["value"] / selection["value"])
+    assert ratio["value"] > 1
+
+
+def test_a_weighted_cut_lets_no_more_expected_background_pass() -> None:
+    entry, _ = significance_at_selection(SAMPLE, SCORE, SELECTED, weighted=True, replicas=50, seed=1)
+    kept = entry["threshold"] <= SCORE
+    assert entry["fpr"] == pytest.approx(yields(SELECTED)[1] / WEIGHT[~LABEL].sum())
+    assert entry["background"] <= yields(SELECTED)[1]
+    looser = np.sort(np.unique(SCORE))
+    looser = looser[np.searchsorted(looser, entry["threshold"]) - 1]
+    assert (
+        yields(looser <= SCORE)[1] > yields(SELECTED)[1] or yields(looser <= SCORE)[1] == entry["background"]
+    )
+    assert entry["value"] == pytest.approx(float(ams(*yields(kept))))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_efficiency_at_the_selection_is_the_curve_there(weighted: bool) -> None:
+    found = efficiency_at_selection(SAMPLE, SCORE, SELECTED, weighted=weighted, replicas=50, seed=1)
+    weight = WEIGHT if weighted else np.ones(LABEL.size)
+    fpr = weight[SELECTED & ~LABEL].sum() / weight[~LABEL].sum()
+    tpr = roc_curve(LABEL, SCORE, weight).tpr_at_fpr(fpr)
+    assert found["tpr"]["fpr"] == pytest.approx(fpr)
+    assert found["tpr"]["value"] == pytest.approx(tpr)
+    own = weight[SELECTED & LABEL].sum() / weight[LABEL].sum()
+    assert found["minus_selection"]["value"] == pytest.approx(tpr - own)
+    assert found["minus_selection"]["value"] > 0.1
+    assert found["tpr"]["n_eff"] <= (SELECTED & ~LABEL).sum()
+
+
+def test_the_selections_own_rate_fluctuates_in_the_error() -> None:
+    """A selection that keeps 15 of 600 background events knows its FPR to a quarter; at a fixed FPR the TPR
+    of the score is known far better."""
+    rng = np.random.default_rng(3)
+    label = np.repeat([True, False], 600)
+    score = rng.uniform(size=1200) ** np.where(label, 0.5, 1.0)
+    selected = np.zeros(1200, dtype=bool)
+    selected[rng.choice(600, 15, replace=False) + 600] = True
+    sample = Sample.of(label)
+    found = efficiency_at_selection(sample, score, selected, weighted=False, replicas=400, seed=1)["tpr"]
+    fixed = classification_metrics(label, score, fprs=(15 / 600,), replicas=400, seed=1)
+    # TPR ≈ 2·FPR here: the FPR's own √15/600 adds to what a fixed FPR has.
+    expected = np.hypot(fixed["tpr_at_fpr"]["0.025"]["error"], 2 * np.sqrt(15) / 600)
+    assert found["error"] == pytest.approx(expected, rel=0.2)
+    entry, _ = significance_at_selection(sample, score, selected, replicas=400, seed=1)
+    cut = significance_above(sample, score, entry["threshold"], chosen_on="test", replicas=400, seed=1)
+    assert entry["value"] == pytest.approx(cut["value"])
+    assert entry["error"] > 1.1 * cut["error"]
 
 
 def test_a_selection_without_background_still_has_a_significance() -> None:
     clean = SELECTED & LABEL
-    found = significance_at_selection(SAMPLE, SCORE, clean, replicas=20, seed=1)["at_selection_fpr"]
+    found, _ = significance_at_selection(SAMPLE, SCORE, clean, replicas=20, seed=1)
     assert found["background_raw"] == 0
     assert "warning" in found
 

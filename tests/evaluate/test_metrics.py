@@ -43,8 +43,22 @@ def test_few_effective_events_carry_a_warning() -> None:
     assert "warning" not in found["tpr_at_fpr"]["0.2"]
     assert "fewer than 10" in found["tpr_at_fpr"]["0.001"]["warning"]
     assert "effective" in found["weighted"]["tpr_at_fpr"]["0.001"]["warning"]
-    assert "warning" not in figure(Estimate(1, 0, 1, 1), n_eff=10, of="events")
-    assert "undefined" in figure(Estimate(1, 0, 1, 1, undefined=2), n_eff=10, of="events")["warning"]
+    assert "warning" not in figure(Estimate(1, 0.1, 1, 1), n_eff=10, of="events")
+    assert "undefined" in figure(Estimate(1, 0.1, 1, 1, undefined=2), n_eff=10, of="events")["warning"]
+
+
+def test_perfect_separation_has_no_error_of_nought_without_a_word() -> None:
+    label = np.repeat([0, 1], 50)
+    auc = classification_metrics(label, label + 0.0, replicas=20)["auc"]
+    assert (auc["value"], auc["error"]) == (1, 0)
+    assert "without overlap" in auc["warning"]
+
+
+def test_the_class_that_limits_the_area_is_the_one_with_fewer_effective_events() -> None:
+    auc = classification_metrics(LABEL, SCORE, WEIGHT, replicas=20)["weighted"]["auc"]
+    background = WEIGHT[LABEL == 0]
+    assert auc["n_eff"] == pytest.approx(background.sum() ** 2 / (background**2).sum())
+    assert "fewer effective events" in auc["n_eff_of"]
 
 
 def test_without_weights_there_is_no_weighted_part() -> None:
