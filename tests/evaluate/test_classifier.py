@@ -15,7 +15,7 @@ from hpctrain.errors import UserError
 from hpctrain.evaluate.baselines import score_baseline, train_baseline
 from hpctrain.evaluate.classifier import ClassifierEvaluation
 from hpctrain.evaluate.roc import roc_curve
-from hpctrain.evaluate.scoring import read_split
+from hpctrain.evaluate.scoring import baseline_weights, read_split
 from hpctrain.evaluate.significance import ams_of_selection
 from hpctrain.run import RunDirectory
 from hpctrain.track import read_metrics
@@ -118,6 +118,16 @@ def test_the_gbdt_learns_with_the_weights_of_the_loss(evaluated: tuple[RunDirect
     )
     other = train_baseline("gbdt", train.features, train.label, None, seed=run.experiment.seed)
     assert not np.array_equal(score_baseline(other, test.features), score_baseline(model, test.features))
+
+
+def test_the_task_is_given_the_weights_as_they_are_stored(trained_run: RunDirectory) -> None:
+    class Task:
+        def sample_weights(self, weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+            return weights * np.where(labels, 3.0, 1.0)
+
+    dataset = ShardDataset.open(trained_run.data / "train")
+    expected = dataset.column("weight") * np.where(dataset.column("label"), 3.0, 1.0)
+    np.testing.assert_array_equal(baseline_weights(Task(), read_split(dataset)), expected)
 
 
 def test_processes_without_events_in_a_split_are_listed_and_warned_of(

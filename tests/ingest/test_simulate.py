@@ -47,6 +47,43 @@ def test_columns_hold_the_preselected_events(folder: Path) -> None:
     assert part.cross_section.mb == pytest.approx(1.29e-11, rel=0.5)
 
 
+def test_images_are_those_of_the_same_rows_jets(folder: Path) -> None:
+    """Around the leading jets the image holds their momentum; around another event's jets it does not.
+
+    Every event has two or more hard jets in directions of its own, so a shift by one row shows.
+    """
+    columns = read_shard(folder / f"{_chunk().name}.h5")
+    images, jets = columns["image"].dense((3, 64, 64)), columns["jets"]
+    centre = (np.arange(64) + 0.5) / 64
+    eta, phi = np.meshgrid(-2.5 + 5 * centre, -np.pi + 2 * np.pi * centre, indexing="ij")
+    transverse = images[:, :2].sum(axis=1) / np.cosh(eta)
+
+    def around(shift: int) -> np.ndarray:
+        """pT of the image within ΔR < 1 of the three leading jets of the row ``shift`` away, over their own."""
+        ratios = []
+        for image, event in zip(transverse, np.roll(jets, shift, axis=0), strict=True):
+            near = np.zeros(eta.shape, dtype=bool)
+            for _, jet_eta, jet_phi, _ in event[:3]:
+                turn = (phi - jet_phi + np.pi) % (2 * np.pi) - np.pi
+                near |= np.hypot(eta - jet_eta, turn) < 1
+            ratios.append(image[near].sum() / event[:3, 0].sum())
+        return np.array(ratios)
+
+    own = around(0)
+    # Trimming takes some of a jet and untrimmed neighbours add some; never half or twice.
+    assert np.all((own > 0.8) & (own < 1.6))
+    for shift in (1, -1, 2):
+        assert np.median(around(shift)) < 0.8 * np.median(own)
+
+
+def test_selected_follows_from_the_stored_variables(folder: Path) -> None:
+    columns = read_shard(folder / f"{_chunk().name}.h5")
+    n, mass, delta_eta = (np.asarray(columns[name]) for name in ("n_jets", "sum_mass", "delta_eta"))
+    expected = (delta_eta < 1.4) & (((n >= 4) & (mass > 800)) | ((n >= 5) & (mass > 600)))
+    assert 0 < expected.sum() < len(expected)
+    np.testing.assert_array_equal(np.asarray(columns["selected"]).astype(bool), expected)
+
+
 def test_the_same_chunk_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     make_part(_chunk(), tmp_path)
     name = f"{_chunk().name}.h5"

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpctrain.data.columns import SparseRows
+from hpctrain.data.schema import SparseField, check
 from hpctrain.physics.calorimeter import Towers
 from hpctrain.physics.detector import DetectorEvents, Tracks
 from hpctrain.physics.images import detector_images
@@ -71,6 +73,17 @@ def test_one_tower_and_one_track_lie_where_they_should() -> None:
     assert np.argwhere(images).tolist() == [[0, 2, 63, 0], [1, 0, 10, 0]]
     assert images[1, 0, 10, 0] == 7.0
     assert images[0, 2, 63, 0] == 1.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), bins=st.sampled_from([4, 8, 64]))
+def test_a_shard_takes_every_row(random_towers: Make, seed: int, bins: int) -> None:
+    """Each cell once, in rising order, also where many towers share it: else the shard refuses the rows."""
+    images = detector_images(random_towers(seed), _tracks(seed), bins=bins)
+    rows = SparseRows(images.offsets, images.indices.astype(np.uint16), images.values)
+    assert check({"image": rows}, {"image": SparseField(shape=(3, bins, bins))}, "images") == 3
+    for start, stop in zip(images.offsets[:-1], images.offsets[1:], strict=True):
+        assert np.all(np.diff(images.indices[start:stop].astype(int)) > 0)
 
 
 def test_rows_are_sorted_and_without_doubles(rpv_events: DetectorEvents) -> None:
