@@ -40,9 +40,11 @@ from hpctrain.firmware.verify import (
     Difference,
     channels_last,
     compare,
+    distinct,
     expected_outputs,
     first_difference,
     golden_vectors,
+    random_inputs,
 )
 from hpctrain.machine import package_version
 from hpctrain.registry import register
@@ -79,7 +81,7 @@ class Hls4mlProject:
         """Chip, in the vendor's words."""
         tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
         """Largest difference of an output that passes; 0 asks for equality bit by bit."""
-        events: PositiveInt = 500
+        events: Annotated[int, Field(ge=2)] = 500
         """Held-out events compared, spread over the test split."""
         golden_events: Annotated[int, Field(ge=1, le=1000)] = 50
         """How many of them the vendor's test bench gets."""
@@ -94,8 +96,8 @@ class Hls4mlProject:
     def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
         """Build, verify and only then rename the project to ``RUN/firmware/hls4ml``; returns the summary.
 
-        Raises ``UserError`` when a tool or the compressed network is missing and when the emulation differs:
-        then ``verification.json`` says refused, and no project is left.
+        Raises ``UserError`` when a tool or the compressed network is missing, when the network says the same of
+        every event, and when the emulation differs: then ``verification.json`` says refused, and no project is left.
         """
         self.check()
         network = exact(load_compressed(run))
@@ -122,8 +124,11 @@ class Hls4mlProject:
             shutil.rmtree(stale, ignore_errors=True)
         (folder / "verification.json").unlink(missing_ok=True)
         log.write_text("")
+        expected = expected_outputs(network, inputs)
+        if distinct(expected) == 1:
+            raise _nothing_to_verify(len(expected))
         try:
-            record = self._build(network, shape, inputs, building, log, tracker, stated)
+            record = self._build(network, shape, inputs, expected, building, log, tracker, stated)
             write_json(folder / "verification.json", record)
             if not record["passed"]:
                 raise _refusal(record, folder)
@@ -139,6 +144,7 @@ class Hls4mlProject:
         network: nn.Sequential,
         shape: tuple[int, ...],
         inputs: Array,
+        expected: Array,
         folder: Path,
         log: Path,
         tracker: Tracker,
@@ -157,22 +163,27 @@ class Hls4mlProject:
             library = compile_emulation(graph, folder, log)
         compiled = time.monotonic()
         tracker.log("compiled", seconds=compiled - started)
-        expected = expected_outputs(network, inputs)
+        random = random_inputs(types[0].result, shape)
+        events, total = len(inputs), len(inputs) + len(random)
         emulated = emulate(
-            library, PROJECT, channels_last(inputs), expected.shape[1],
-            progress=lambda done: tracker.progress(done, len(inputs), "events"),
+            library, PROJECT, channels_last(np.concatenate([inputs, random])), expected.shape[1],
+            progress=lambda done: tracker.progress(done, total, "events"),
         )  # fmt: skip
         seconds = time.monotonic() - compiled
-        comparison = compare(expected, emulated, config.tolerance)
-        tracker.log("verified", events=comparison.events, mismatches=comparison.mismatches, seconds=seconds)
+        held_out = compare(expected, emulated[:events], config.tolerance)
+        probed = compare(expected_outputs(network, random), emulated[events:], config.tolerance)
+        tracker.log(
+            "verified", events=events, mismatches=held_out.mismatches, random_inputs=len(random),
+            random_mismatches=probed.mismatches, seconds=seconds,
+        )  # fmt: skip
         difference = None
-        if comparison.mismatches:
-            difference = first_difference(
-                graph, network, inputs[list(comparison.worst)], config.tolerance, log
-            )
+        if held_out.mismatches or probed.mismatches:
+            seen, found = (inputs, held_out) if held_out.mismatches else (random, probed)
+            difference = first_difference(graph, network, seen[list(found.worst)], config.tolerance, log)
         else:
             self._golden(network, inputs, expected, folder)
-        return self._record(graph, types, shape, comparison, difference, (compiled - started, seconds))
+        times = (compiled - started, seconds / total)
+        return self._record(graph, types, shape, held_out, probed, difference, times)
 
     def _record(
         self,
@@ -180,6 +191,7 @@ class Hls4mlProject:
         types: list[LayerTypes],
         shape: tuple[int, ...],
         comparison: Comparison,
+        probed: Comparison,
         difference: Difference | None,
         seconds: tuple[float, float],
     ) -> dict[str, Any]:
@@ -194,14 +206,23 @@ class Hls4mlProject:
             layers.append({**entry, **by_name.get(layer.name, {})})
         asked = {name: config.reuse_factors.get(name, config.reuse_factor) for name in by_name}
         return {
-            "passed": comparison.mismatches == 0,
+            "passed": comparison.mismatches == probed.mismatches == 0,
             "events": comparison.events,
             "split": "test",
             "max_abs_difference": _finite(comparison.max_abs_difference),
             "mismatches": comparison.mismatches,
+            "distinct_outputs": comparison.distinct_outputs,
+            "random_inputs": {
+                "events": probed.events,
+                "mismatches": probed.mismatches,
+                "distinct_outputs": probed.distinct_outputs,
+                "max_abs_difference": _finite(probed.max_abs_difference),
+            },
             "tolerance": config.tolerance,
-            "bit_exact": comparison.max_abs_difference == 0.0,
-            "compared": "outputs (logits) of the quantised network in exact arithmetic with hls4ml's C++ emulation",
+            "bit_exact": comparison.max_abs_difference == probed.max_abs_difference == 0.0,
+            "compared": "outputs (logits) of the quantised network in exact arithmetic with hls4ml's C++ emulation: "
+            f"{comparison.events} held-out events with {comparison.distinct_outputs} distinct outputs, and "
+            f"{probed.events} random inputs over the whole range with {probed.distinct_outputs}",
             "first_difference": None if difference is None else asdict(difference),
             "backend": config.backend,
             "io_type": config.io_type,
@@ -216,7 +237,7 @@ class Hls4mlProject:
             "outputs": "logits, no softmax",
             "adjusted_reuse_factors": {n: [asked[n], reuse[n]] for n in asked if asked[n] != reuse[n]},
             "compile_seconds": round(seconds[0], 2),
-            "emulation_seconds_per_event": seconds[1] / comparison.events,
+            "emulation_seconds_per_event": seconds[1],
             "tool_versions": {
                 **{name: package_version(name) for name in ("hls4ml", "torch", "numpy")},
                 "g++": _compiler_version(),
@@ -263,6 +284,15 @@ class Hls4mlProject:
         building.rename(final)
 
 
+def _nothing_to_verify(events: int) -> UserError:
+    return UserError(
+        f"firmware refused: the compressed network gives the same output for all {events} events compared, so "
+        "equality with it would verify nothing",
+        hint="compress less (compress.weight_bits, compress.activation_bits, compress.pruning.sparsities) or train "
+        "longer, until `hpctrain compress` reports an AUC above 0.5",
+    )
+
+
 def _refusal(record: dict[str, Any], folder: Path) -> UserError:
     found = record["first_difference"]
     where = "only the outputs differ, no traced layer does"
@@ -271,9 +301,15 @@ def _refusal(record: dict[str, Any], folder: Path) -> UserError:
             f"the first layer that differs is '{found['layer']}', by up to {found['max_abs_difference']:g} "
             f"in {found['values']} of {found['of']} values"
         )
+    random = record["random_inputs"]
+    which = f"{record['mismatches']} of {record['events']} events differ"
+    if not record["mismatches"]:
+        which = (
+            f"all {record['events']} held-out events agree, but {random['mismatches']} of {random['events']} "
+            "random inputs differ"
+        )
     return UserError(
-        f"firmware refused: {record['mismatches']} of {record['events']} events differ from the quantised network by "
-        f"more than {record['tolerance']:g}; {where}",
+        f"firmware refused: {which} from the quantised network by more than {record['tolerance']:g}; {where}",
         hint=f"see {folder / 'verification.json'}; no project was emitted",
     )
 
@@ -283,7 +319,9 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
         "passed",
         "events",
         "mismatches",
+        "distinct_outputs",
         "max_abs_difference",
+        "random_inputs",
         "tolerance",
         "bit_exact",
         "backend",

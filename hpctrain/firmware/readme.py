@@ -9,7 +9,7 @@ def project_readme(record: dict[str, Any], golden_events: int) -> str:
     """Markdown from the record of ``verification.json`` of a project that passed."""
     agreement = "equal bit by bit" if record["bit_exact"] else f"equal within {record['tolerance']:g}"
     shape = " × ".join(str(size) for size in record["input"]["shape"])
-    found = record["estimates"]
+    found, random = record["estimates"], record["random_inputs"]
     versions = ", ".join(f"{name} {version}" for name, version in record["tool_versions"].items())
     synthesise = (
         "vitis-run --mode hls --tcl build_prj.tcl     # Vitis HLS 2024.1 and later\n"
@@ -30,8 +30,10 @@ Written with hls4ml for {record["backend"]}, {record["io_type"]}, strategy {reco
 
 The C++ emulation of this project was compiled with g++ and compared with the quantised network, evaluated in
 exact arithmetic, on {record["events"]} held-out events: outputs are {agreement}
-({record["mismatches"]} events differ, largest difference {record["max_abs_difference"]:g}). `verification.json`
-holds the record, with the type of every number. Tools: {versions}.
+({record["mismatches"]} events differ, largest difference {record["max_abs_difference"]:g}). The network gives
+{record["distinct_outputs"]} distinct outputs on these events. The same was asked of {random["events"]} random inputs
+over the whole range of the input type ({random["mismatches"]} differ, {random["distinct_outputs"]} distinct outputs).
+`verification.json` holds the record, with the type of every number. Tools: {versions}.
 
 Not verified here: timing, placement and the RTL itself, which need the vendor's tools. From the structure of the
 design, without synthesis, we **estimate** {found["multipliers"]} multipliers (at most {found["dsp"]} DSP) and one

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from hpctrain.compress.fixed_point import FixedPoint
 from hpctrain.compress.quantise import Quantiser
 from hpctrain.firmware.project import quiet
 from hpctrain.firmware.twin import firmware_name
@@ -18,6 +19,8 @@ from hpctrain.firmware.twin import firmware_name
 Array = NDArray[np.float64]
 TRACED_EVENTS = 8
 """Events that are traced layer by layer when something differs: the worst ones."""
+RANDOM_INPUTS = 64
+"""Inputs that nature did not choose, compared beside the held-out events."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Comparison:
     max_abs_difference: float
     worst: tuple[int, ...]
     """Events in order of falling difference, ``TRACED_EVENTS`` at most."""
+    distinct_outputs: int
+    """Different outputs of the network among the events; equality says the less the fewer there are."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,29 @@ def compare(expected: Array, emulated: Array, tolerance: float) -> Comparison:
         mismatches=int((per_event > tolerance).sum()),
         max_abs_difference=float(per_event.max()),
         worst=tuple(int(i) for i in worst),
+        distinct_outputs=distinct(expected),
     )
+
+
+def distinct(outputs: Array) -> int:
+    """How many different rows ``outputs`` (events, outputs) has."""
+    return len(np.unique(outputs, axis=0))
+
+
+def random_inputs(kind: FixedPoint, shape: tuple[int, ...], seed: int = 0) -> Array:
+    """``RANDOM_INPUTS`` inputs (events, *shape) float64 for an entrance of type ``kind``.
+
+    Held-out events are sparse, mostly soft and alike: layers, channels and bits that they leave at rest could be
+    wrong unseen. Here every cell is filled now and then, with values over the type's whole range and a quarter
+    beyond it; the filled fraction goes from all cells down to 1/128, so that some of the inputs do not drive
+    everything into saturation.
+    """
+    rng = np.random.default_rng(seed)
+    events = (RANDOM_INPUTS, *shape)
+    filled = 2.0 ** -(np.arange(RANDOM_INPUTS) % 8).reshape(-1, *[1] * len(shape))
+    values = rng.uniform(1.25 * kind.lowest, 1.25 * kind.highest, events) * (rng.random(events) < filled)
+    result: Array = values.astype(np.float32).astype(np.float64)
+    return result
 
 
 @torch.no_grad()

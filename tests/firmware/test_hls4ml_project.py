@@ -13,6 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from hpctrain.compress.fixed_point import FixedPoint
 from hpctrain.compress.saved import save_network
 from hpctrain.compress.types import layer_types
 from hpctrain.config import Experiment
@@ -20,8 +21,10 @@ from hpctrain.data.columns import SparseRows
 from hpctrain.data.schema import DenseField, SparseField
 from hpctrain.data.shards import ShardWriter
 from hpctrain.errors import UserError
+from hpctrain.firmware import hls4ml_project, project, verify
 from hpctrain.firmware.hls4ml_project import Hls4mlProject
 from hpctrain.firmware.project import precisions
+from hpctrain.firmware.twin import plain_twin
 from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
 
@@ -55,6 +58,10 @@ def test_streamed_cnn_is_bit_exact_and_complete(
     )
     assert summary["passed"]
     assert (summary["events"], summary["mismatches"], summary["max_abs_difference"]) == (40, 0, 0.0)
+    with torch.no_grad():
+        assert summary["distinct_outputs"] == len(network(inputs).unique(dim=0)) > 30
+    assert summary["random_inputs"]["mismatches"] == 0
+    assert summary["random_inputs"]["distinct_outputs"] > 30
     assert leftovers(folder) == {"hls4ml", "verification.json", "build.log"}
     assert (Path.cwd(), capfd.readouterr()) == (here, ("", ""))
 
@@ -145,6 +152,50 @@ def test_wrong_type_is_refused_and_the_layer_named(
     assert record["mismatches"] > 0
 
 
+def test_swapped_axes_are_refused_even_where_no_event_shows_them(
+    cnn: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out events that are the same with η and φ exchanged: only the random inputs can tell."""
+    network, inputs = quantised(cnn, (3, 8, 8))
+    inputs = inputs + inputs.swapaxes(2, 3)
+    monkeypatch.setattr(hls4ml_project, "channels_last", lambda x: verify.channels_last(x.swapaxes(2, 3)))
+    monkeypatch.setattr(hls4ml_project, "first_difference", lambda *_: None)  # compiles a second time
+    with pytest.raises(UserError, match=r"all 40 held-out events agree, but \d+ of 64 random inputs differ"):
+        emit(network, inputs, tmp_path / "firmware", tracker)
+    assert leftovers(tmp_path / "firmware") == {"verification.json", "build.log"}
+    record = json.loads((tmp_path / "firmware" / "verification.json").read_text())
+    assert (record["passed"], record["bit_exact"], record["mismatches"]) == (False, False, 0)
+    assert record["random_inputs"]["mismatches"] > 32
+
+
+@pytest.mark.slow
+def test_a_layer_without_its_weights_is_refused(
+    cnn: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, inputs = quantised(cnn, (3, 8, 8))
+
+    def without_conv1(types: Any) -> nn.Sequential:
+        twin = plain_twin(types)
+        nn.init.zeros_(next(iter(twin.children())).weight)  # type: ignore[arg-type]
+        return twin
+
+    monkeypatch.setattr(project, "plain_twin", without_conv1)
+    with pytest.raises(UserError, match="first layer that differs is 'layer_0'"):
+        emit(network, inputs, tmp_path, tracker)
+
+
+def test_a_network_that_says_the_same_of_every_event_is_refused(
+    cnn: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
+) -> None:
+    network, inputs = quantised(cnn, (3, 8, 8))
+    nn.init.constant_(network.get_submodule("3").bias, -100.0)  # type: ignore[arg-type]
+    network.get_submodule("3").bias_type = FixedPoint(40, 10)  # type: ignore[assignment]
+    (tmp_path / "hls4ml").mkdir()  # what an earlier network left
+    with pytest.raises(UserError, match=r"same output for all 40 events .*verify nothing.*compress less"):
+        emit(network, inputs, tmp_path, tracker)
+    assert leftovers(tmp_path) <= {"build.log", "metrics.jsonl"}
+
+
 @pytest.mark.slow
 def test_difference_within_the_tolerance_passes(
     mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker
@@ -201,7 +252,7 @@ def test_run_directory_to_firmware(cnn: nn.Module, quantised: Quantise, tmp_path
     record = json.loads((run.firmware / "verification.json").read_text())
     assert record["adjusted_reuse_factors"]["layer_9"] == [1000, 10]
     progress = json.loads(run.progress_path("firmware").read_text())
-    assert progress["done"] == progress["total"] == 30
+    assert progress["done"] == progress["total"] == 30 + 64
 
 
 def test_no_hls4ml_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from hpctrain.compress.fixed_point import FixedPoint
 from hpctrain.firmware.twin import firmware_name, plain_twin
-from hpctrain.firmware.verify import channels_last, compare, golden_vectors
+from hpctrain.firmware.verify import channels_last, compare, distinct, golden_vectors, random_inputs
 
 
 def test_events_beyond_the_tolerance_are_counted() -> None:
@@ -21,6 +22,26 @@ def test_events_beyond_the_tolerance_are_counted() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_a_number_never_passes(bad: float) -> None:
     assert compare(np.zeros((1, 1)), np.array([[bad]]), 1e9).mismatches == 1
+
+
+def test_distinct_outputs_are_counted() -> None:
+    expected = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [0.0, 2.0]])
+    assert distinct(expected) == compare(expected, expected, 0.0).distinct_outputs == 3
+    assert distinct(np.zeros((5, 2))) == 1
+
+
+@pytest.mark.parametrize("kind", [FixedPoint(8, 3, False), FixedPoint(6, 1)])
+def test_random_inputs_reach_both_ends_and_both_densities(kind: FixedPoint) -> None:
+    inputs = random_inputs(kind, (3, 16, 16))
+    assert np.array_equal(inputs, random_inputs(kind, (3, 16, 16)))
+    assert inputs.max() > kind.highest + kind.step  # saturates
+    assert inputs.min() < kind.lowest - kind.step if kind.signed else inputs.min() == 0
+    filled = (inputs != 0).mean(axis=(1, 2, 3))
+    assert filled.max() == 1.0
+    assert 0 < filled[filled > 0].min() < 0.02
+    assert (np.count_nonzero(inputs, axis=0) > 5).all()  # every cell, in several of them
+    codes = kind.quantise(torch.from_numpy(inputs)) / kind.step
+    assert len(codes.unique()) == 2**kind.width
 
 
 def test_channels_go_last() -> None:
