@@ -84,15 +84,16 @@ def random_inputs(kind: FixedPoint, shape: tuple[int, ...], seed: int = 0) -> Ar
     """``RANDOM_INPUTS`` inputs (events, *shape) float64 for an entrance of type ``kind``.
 
     Held-out events are sparse, mostly soft and alike: layers, channels and bits that they leave at rest could be
-    wrong unseen. Here every cell is filled now and then, with values over the type's whole range and a quarter
-    beyond it; the filled fraction goes from all cells down to 1/128, so that some of the inputs do not drive
+    wrong unseen. Here every cell is filled now and then. The filled fraction goes from all cells down to 1/128, and
+    values go up to 5/4 of the type's range, then to 1/2, 1/4 and 1/8 of that, so that many of the inputs do not drive
     everything into saturation.
     """
     rng = np.random.default_rng(seed)
     events = (RANDOM_INPUTS, *shape)
-    filled = 2.0 ** -(np.arange(RANDOM_INPUTS) % 8).reshape(-1, *[1] * len(shape))
-    values = rng.uniform(1.25 * kind.lowest, 1.25 * kind.highest, events) * (rng.random(events) < filled)
-    result: Array = values.astype(np.float32).astype(np.float64)
+    number = np.arange(RANDOM_INPUTS).reshape(-1, *[1] * len(shape))
+    filled, reach = 2.0 ** -(number % 8), 1.25 * 2.0 ** -(number // 8 % 4)
+    values = rng.uniform(kind.lowest, kind.highest, events) * reach
+    result: Array = (values * (rng.random(events) < filled)).astype(np.float32).astype(np.float64)
     return result
 
 

@@ -238,8 +238,9 @@ def test_run_directory_to_firmware(cnn: nn.Module, quantised: Quantise, tmp_path
     rng = np.random.default_rng(1)
     fields = {"image": SparseField(shape=(3, 8, 8)), "label": DenseField(dtype="int64"),
               "weight": DenseField(dtype="float64")}  # fmt: skip
-    for split in ("train", "test"):
-        images = rng.exponential(20, (40, 3, 8, 8)) * (rng.random((40, 3, 8, 8)) < 0.3)
+    split_images = {}
+    for split in ("train", "validation", "test"):
+        images = split_images[split] = rng.exponential(20, (40, 3, 8, 8)) * (rng.random((40, 3, 8, 8)) < 0.3)
         with ShardWriter(run.data / split, fields, scale={"image_max": [90.0, 70.0, 50.0]}) as writer:
             writer.append({"image": SparseRows.from_dense(images.astype(np.float32)),
                            "label": np.arange(40) % 2, "weight": np.ones(40)})  # fmt: skip
@@ -251,8 +252,40 @@ def test_run_directory_to_firmware(cnn: nn.Module, quantised: Quantise, tmp_path
     assert (run.firmware / "hls4ml" / "firmware" / "myproject.cpp").is_file()
     record = json.loads((run.firmware / "verification.json").read_text())
     assert record["adjusted_reuse_factors"]["layer_9"] == [1000, 10]
+    golden = np.loadtxt(run.firmware / "hls4ml" / "tb_data" / "tb_input_features.dat")
+    rows = np.linspace(0, 39, 30).astype(int)[:3]
+    images = np.log1p(split_images["test"][rows]) / np.log1p([[[[90.0]], [[70.0]], [[50.0]]]])
+    entrance = network.get_submodule("input_quantiser").kind  # type: ignore[union-attr, operator]
+    seen = entrance.quantise(torch.from_numpy(images.astype(np.float32)).double())
+    expected = verify.channels_last(seen.numpy()).reshape(3, -1)
+    assert np.abs(golden - expected).max() <= entrance.step  # float32 may round the other way at a tie
+    assert (golden == expected).mean() > 0.99
     progress = json.loads(run.progress_path("firmware").read_text())
     assert progress["done"] == progress["total"] == 30 + 64
+
+
+def test_a_type_that_hls4ml_changes_is_refused(
+    mlp: nn.Module, quantised: Quantise, tmp_path: Path, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even a wider one, with which every output would be equal: what is stated is what is on the chip."""
+    from hls4ml import converters
+    from hls4ml.model.types import FixedPrecisionType
+
+    network, inputs = quantised(mlp, (6,))
+    real = converters.convert_from_pytorch_model
+
+    def wider(*arguments: Any, **options: Any) -> Any:
+        graph = real(*arguments, **options)
+        last = list(graph.get_layers())[-1].types["result_t"]
+        last.precision = FixedPrecisionType(last.precision.width + 2, last.precision.integer + 2)
+        return graph
+
+    monkeypatch.setattr(converters, "convert_from_pytorch_model", wider)
+    with pytest.raises(
+        UserError, match=r"hls4ml gave 'result' of layer 'layer_4' the type fixed<.* instead of"
+    ):
+        emit(network, inputs, tmp_path, tracker)
+    assert not (tmp_path / "hls4ml").exists()
 
 
 def test_no_hls4ml_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
