@@ -14,8 +14,8 @@ demo: $(VENV)/.ready  ## the main job: collisions to verified firmware (runs/dem
 
 test: $(VENV)/.ready-dev lint  ## every test: serially, and the parallel parts again on 2 ranks
 	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST)
-	$(BIN)/mpiexec -n 2 $(BIN)/python -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training
-	$(BIN)/python -m coverage combine --append -q || true
+	$(BIN)/mpiexec -n 2 $(BIN)/python -m coverage run -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training
+	$(BIN)/python -m coverage combine --append --quiet
 	$(BIN)/python -m coverage report
 
 test-fast: $(VENV)/.ready-dev  ## tests without the long ones

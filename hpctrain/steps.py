@@ -90,7 +90,6 @@ def open_run(path: Path, experiment: Experiment, steps: Sequence[str], *, force:
     redone |= {name for name in STEPS if follows(name, redone)}
     if redone == set(STEPS) - {"report"} or redone == set(STEPS):
         return run
-    changes = "; ".join(_changes(Experiment.load(run.config_path), experiment))
     needed = {name for name in STEPS if name in steps or any(follows(step, {name}) for step in steps)}
     for name in STEPS:
         state = run.step_record(name) or begun(run, name)
@@ -98,6 +97,12 @@ def open_run(path: Path, experiment: Experiment, steps: Sequence[str], *, force:
             continue
         if state["fingerprint"] == fingerprint(name, experiment, run):
             continue
+        try:
+            before = Experiment.load(run.config_path)
+        except UserError as error:
+            changes = f"which cannot be read any more: {error}"
+        else:
+            changes = "; ".join(_changes(name, before, experiment))
         if changes:
             raise UserError(
                 f"{path} holds another configuration: step '{name}' was done with other inputs ({changes})",
@@ -111,12 +116,11 @@ def open_run(path: Path, experiment: Experiment, steps: Sequence[str], *, force:
     return run
 
 
-def _changes(before: Experiment, after: Experiment) -> list[str]:
-    """``key: old → new`` of every key that differs, launch and tracking left out."""
-    old, new = (
-        _flat(e.model_dump(mode="json", exclude={"launch", "tracking", "output", "name"}))
-        for e in (before, after)
-    )
+def _changes(name: str, before: Experiment, after: Experiment) -> list[str]:
+    """``key: old → new`` of every key that differs and that the step follows from."""
+    steps = [step for step in STEPS.values() if step.name == name or follows(name, {step.name})]
+    sections = {"seed", *(section for step in steps for section in step.sections)}
+    old, new = (_flat(e.model_dump(mode="json", include=sections)) for e in (before, after))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return [f"{key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}" for key in keys]
 

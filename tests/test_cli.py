@@ -35,6 +35,8 @@ def test_the_list_of_commands_is_in_the_order_of_a_run(capsys):
         (["run", "configs/demo.yaml", "training.epoch=3"], "unknown key 'epoch'; did you mean 'epochs'?"),
         (["run", "configs/demo.yaml", "task.model.kind=resnet"], "unknown models kind 'resnet'"),
         (["train", "tests"], "tests has no config.yaml"),
+        (["train", "tests", "--force", "training.epochs=3"], "tests has no config.yaml"),
+        (["run", "x" * 300], "File name too long"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, words, monkeypatch, request):

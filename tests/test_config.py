@@ -37,6 +37,8 @@ def test_a_name_is_enough():
         (["training"], "override 'training' is not of the form key.sub=value"),
         (["training.epochs.more=1"], "training.epochs is a value, not a section"),
         (["training.epochs=[1"], "the value is not valid YAML"),
+        (["task.model.filters.0.x=1"], "is a value, not a section"),
+        (["task.model.filters.²=1"], "'²' is not one of the positions"),
         (["task.model.filters.7=1"], "'7' is not one of the positions 0 to 1"),
     ],
 )
@@ -56,6 +58,31 @@ def test_overrides_reach_into_lists_and_kinds():
     assert experiment.task.model.filters == (4, 4)
     assert (experiment.training.optimizer.kind, experiment.training.optimizer.learning_rate) == ("sgd", 1e-3)
     assert data == {"name": "x", "task": {"model": "whole_detector_cnn"}}
+
+
+def test_another_kind_starts_from_its_own_defaults():
+    data = {"name": "x", "training": {"optimizer": {"kind": "adam", "learning_rate": 1e-3}}}
+    for overrides in (
+        ["training.optimizer.kind=sgd"],
+        ["training.optimizer.momentum=0.5", "training.optimizer.kind=sgd"],
+    ):
+        optimizer = Experiment.from_mapping(data, overrides).training.optimizer
+        assert (optimizer.kind, optimizer.learning_rate) == ("sgd", 1e-2)
+    assert optimizer.momentum == 0.5
+    assert (
+        Experiment.from_mapping(data, ["training.optimizer.kind=adam"]).training.optimizer.learning_rate
+        == 1e-3
+    )
+
+
+def test_yaml_anchors_may_be_merged(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ntraining: &t {epochs: 3}\ntracking: {}\n")
+    assert Experiment.load(path).training.epochs == 3
+    path.write_text(
+        "name: x\ngenerate: {split: &s {train: 0.6, validation: 0.2, test: 0.2}}\ntraining: {<<: {epochs: 4}}\n"
+    )
+    assert Experiment.load(path).training.epochs == 4
 
 
 def test_models_are_frozen():

@@ -158,7 +158,8 @@ def test_no_compiler_is_one_line_and_the_rest_stays(tiny, tmp_path):
     subprocess.run(["cp", "-r", tiny, tmp_path / "copy"], check=True)
     result = hpctrain("firmware", tmp_path / "copy", "--force", env={**os.environ, "PATH": str(tmp_path)})
     refused(result, "g++")
-    assert (tmp_path / "copy" / "compressed" / "network.pt").exists()
+    assert (tmp_path / "copy" / "firmware" / "hls4ml" / "build_prj.tcl").exists()
+    assert json.loads((tmp_path / "copy" / "summary.json").read_text())["firmware"]["passed"] is True
 
 
 def children_of(marker: str) -> list[str]:
@@ -169,7 +170,7 @@ def children_of(marker: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_stopping_hpctrain_stops_its_ranks(tiny, tmp_path, signum):
     name = f"stopped{signum}"
     subprocess.run(["cp", "-r", tiny, tmp_path / name], check=True)
@@ -177,10 +178,9 @@ def test_stopping_hpctrain_stops_its_ranks(tiny, tmp_path, signum):
         [sys.executable, "-m", "hpctrain", "train", tmp_path / name, "training.epochs=4000", "--force"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not list((tmp_path / name / "checkpoints").glob("*.pt")):
+    while not children_of(name) or not list((tmp_path / name / "checkpoints").glob("*.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    assert children_of(name)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=30)
     if signum == signal.SIGINT:
@@ -216,4 +216,93 @@ def test_a_run_directory_may_be_moved(tiny, tmp_path):
     subprocess.run(["cp", "-r", tiny, tmp_path / "elsewhere"], check=True)
     result = hpctrain("run", "elsewhere", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done before") == len(STEPS) - result.stdout.count("Report:  ") + 1
+    assert result.stdout.count("done before") == len(STEPS)
+    for option in (["."], [str(tmp_path / "elsewhere")]):
+        assert hpctrain("report", *option, cwd=tmp_path / "elsewhere").stdout.count("done before") == 1
+    assert not (tmp_path / "elsewhere" / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_what_cannot_start_touches_nothing(tiny, tmp_path):
+    subprocess.run(["cp", "-r", tiny, tmp_path / "copy"], check=True)
+    before = {
+        p: p.stat().st_mtime_ns for p in (tmp_path / "copy").rglob("*") if p.is_file() and p.name != ".ranks"
+    }
+    # A Python that has no mpiexec beside it, on a PATH that has none either.
+    (tmp_path / "bin").mkdir()
+    program = f"import sys; sys.executable = {str(tmp_path / 'bin' / 'python')!r}; from hpctrain.cli import main; main(sys.argv[1:])"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "train", tmp_path / "copy", "--force"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PATH": str(tmp_path / "bin")},
+    )  # fmt: skip
+    refused(result, "needs mpiexec, and there is none")
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_a_step_done_again_that_fails_gives_back_what_there_was(tiny, tmp_path):
+    subprocess.run(["cp", "-r", tiny, tmp_path / "copy"], check=True)
+    run = tmp_path / "copy"
+    shard = run / "data" / "train" / "shard-00000.h5"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-1])
+    refused(hpctrain("train", run, "--force"), "shard-00000.h5 is not what was written")
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"train", "evaluate", "firmware"} <= set(summary)
+    assert (run / "checkpoints" / "best.pt").exists()
+    shard.write_bytes(content)
+    result = hpctrain("run", run)
+    assert result.stdout.count("done before, same inputs") == len(STEPS), result.stdout + result.stderr
+    assert not (run / ".before").exists()
+
+
+@pytest.mark.slow
+def test_a_full_disk_under_the_run_is_one_clear_line(tiny, small_disk):
+    run = small_disk / "run"
+    subprocess.run(["mount", "-o", "remount,size=24m", small_disk], check=True)
+    subprocess.run(["cp", "-r", tiny, run], check=True)
+    free = os.statvfs(small_disk)
+    (small_disk / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize - 80_000))
+    refused(
+        hpctrain("train", run, "training.epochs=40", "training.keep=30", "--force"), "disk full while writing"
+    )
+    (small_disk / "filler").unlink()
+    assert hpctrain("train", run, "training.epochs=40").returncode == 0
+    assert json.loads((run / "summary.json").read_text())["train"]["epochs"] == 40
+
+
+@pytest.mark.slow
+def test_a_dead_gloo_rank_is_named_too(tiny, tmp_path):
+    run = tmp_path / "gloo"
+    subprocess.run(["cp", "-r", tiny, run], check=True)
+    (run / "logs" / "train.log").unlink()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpctrain", "train", run, "--force", "launch.engine=gloo", "training.epochs=4000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while "rank 1 is process" not in _text(run / "logs" / "train.log") or not list(
+        run.glob("checkpoints/*.pt")
+    ):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    line = next(
+        x for x in _text(run / "logs" / "train.log").splitlines() if x.startswith("rank 1 is process")
+    )
+    os.kill(int(line.split()[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "train: rank 1 was killed by signal 9 (SIGKILL)" in errors
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+@pytest.mark.slow
+def test_results_of_another_version_are_named_as_such(tiny, tmp_path):
+    run = tmp_path / "old"
+    subprocess.run(["cp", "-r", tiny, run], check=True)
+    record = json.loads((run / "steps" / "generate.json").read_text())
+    (run / "steps" / "generate.json").write_text(json.dumps({**record, "fingerprint": "of other fields"}))
+    refused(hpctrain("train", run), "step 'generate' was done by another version of hpctrain")
+    assert hpctrain("report", run, "--force").returncode == 0

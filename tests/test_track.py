@@ -35,6 +35,14 @@ def test_a_line_torn_by_a_kill_is_passed_over(tmp_path):
     assert read_metrics(tmp_path / "none") == []
 
 
+def test_a_torn_line_does_not_swallow_the_next(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"event": "a"}\n{"event": "b", "lo')
+    tracker = Tracker("train", tmp_path / "m.jsonl", tmp_path / "p")
+    tracker.log("c")
+    tracker.log("d")
+    assert [line["event"] for line in read_metrics(tmp_path / "m.jsonl")] == ["a", "c", "d"]
+
+
 def test_only_the_active_rank_writes(tmp_path):
     Tracker("train", tmp_path / "m.jsonl", tmp_path / "p", active=False).log("step", loss=1)
     assert not (tmp_path / "m.jsonl").exists()

@@ -168,6 +168,18 @@ def test_a_bias_may_grow_and_never_needs_more_than_float64_has() -> None:
 
 
 @torch.no_grad()
+def test_a_bias_on_a_grid_finer_than_float32_rounds_stays_as_it_is() -> None:
+    chain = quantise_network(
+        with_masks(nn.Sequential(nn.Linear(1, 1))).eval(), {"input": FixedPoint(16, 0, False)}, 16
+    )
+    layer = chain.get_submodule("0")
+    assert isinstance(layer, QuantisedLayer)
+    odd = (2**23 + 1) * layer.bias_type.step  # a half more is a tie in float32, and would go to the next code
+    layer.bias.fill_(odd)
+    assert float(layer.effective()[1]) == float(layer.exact_bias()) == odd
+
+
+@torch.no_grad()
 def test_clipped_biases_are_counted() -> None:
     network = large_biases()
     calibration = Calibration(network)

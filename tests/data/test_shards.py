@@ -130,6 +130,7 @@ def test_not_hdf5(tmp_path):
         (lambda c: c["image"].values.__setitem__(0, np.inf), "field 'image': has NaN or infinite"),
         (lambda c: c["image"].indices.__setitem__(0, 192), r"field 'image': has an index 192 outside"),
         (lambda c: c["image"].offsets.__setitem__(1, 10**6), "field 'image': has offsets"),
+        (lambda c: c["image"].indices.__setitem__(1, c["image"].indices[0]), "field 'image': has rows whose indices"),
         (lambda c: c.update(label=c["label"][:-1]), "different numbers of rows"),
     ],
 )  # fmt: skip
@@ -152,6 +153,7 @@ def test_unfinished_dataset_says_so(tmp_path):
     [
         ({"schema_version": 99}, "schema version 99, this hpctrain reads 1"),
         ({"events": "many"}, "events: Input should be a valid integer"),
+        ({"events": 49}, "events is 49, the shards hold 50"),
         ({"surprise": 1}, "surprise: Extra inputs"),
     ],
 )

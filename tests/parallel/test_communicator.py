@@ -63,7 +63,7 @@ def test_gradients_and_sums_travel_together(world):
     assert extra.tolist() == [1.5 * n, sum(range(n))]
     assert torch.equal(a.grad, torch.full((2, 2), float(sum(range(1, n + 1)))))
     assert torch.equal(b.grad, torch.ones(3))
-    assert c.grad is None if n == 1 else c.grad.item() == 0
+    assert c.grad is None  # nobody has one
 
 
 def test_a_single_rank_needs_nothing():

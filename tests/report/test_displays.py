@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from hpctrain.data.shards import ShardDataset
-from hpctrain.report.displays import Event, event_display, mean_image, typical_event
+from hpctrain.data.columns import SparseRows
+from hpctrain.data.schema import DenseField, SparseField
+from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.report.displays import (
+    MOST_CHANNELS,
+    Event,
+    can_average,
+    event_display,
+    mean_image,
+    mean_images,
+    typical_event,
+)
 from hpctrain.report.style import house_style
 from hpctrain.run import RunDirectory
 
@@ -57,3 +69,26 @@ def test_eta_runs_across_and_phi_up() -> None:
     assert np.argwhere(picture.get_array().filled(0) > 0).tolist() == [[3, 12]]
     assert picture.origin == "lower"
     assert picture.get_extent() == pytest.approx([-2.5, 2.5, -np.pi, np.pi])
+
+
+@pytest.mark.parametrize(("channels", "panels"), [(1, 1), (2, 2), (3, 3), (7, MOST_CHANNELS)])
+def test_data_of_any_number_of_channels_are_drawn(channels: int, panels: int) -> None:
+    image = np.random.default_rng(0).exponential(size=(channels, 16, 16))
+    with house_style():
+        event = event_display(Event(image, np.zeros((5, 4)), 0, 0.0, 1, False))
+        mean = mean_images(image, 2 * image)
+        mean.draw_without_rendering()
+    assert len(event.axes) == panels
+    assert len(mean.axes) == 2 * panels
+    name = "ECAL [GeV]" if channels == 3 else "channel 1"
+    assert event.axes[0].get_title(loc="left") == name
+
+
+def test_one_channel_data_have_a_mean_image(tmp_path: Path) -> None:
+    fields = {"image": SparseField(shape=(1, 4, 4)), "label": DenseField(dtype="int64")}
+    images = np.arange(32, dtype=np.float32).reshape(2, 1, 4, 4)
+    with ShardWriter(tmp_path / "train", fields) as writer:
+        writer.append({"image": SparseRows.from_dense(images), "label": np.array([0, 1])})
+    dataset = ShardDataset.open(tmp_path / "train")
+    assert can_average(dataset)
+    np.testing.assert_array_equal(mean_image(dataset, 1)[0], images[1])

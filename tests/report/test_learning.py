@@ -50,12 +50,22 @@ def test_a_training_done_anew_forgets_the_old_one() -> None:
     assert found.best["validation_auc"] == 0.6
 
 
-def test_best_epoch_by_auc_or_else_by_loss() -> None:
-    by_auc = history([epoch(0, 0.8, 0.1), epoch(1, 0.9, 0.9)]).best
-    by_loss = history([epoch(0, None, 0.9), epoch(1, None, 0.1)]).best
-    assert by_auc is not None
-    assert by_loss is not None
-    assert (by_auc["epoch"], by_loss["epoch"]) == (1, 1)
+def test_best_epoch_is_the_one_that_training_recorded() -> None:
+    lines = [epoch(0, 0.8, 0.1), epoch(1, 0.9, 0.9), epoch(2, 0.85, 0.5)]
+    best = history(lines, monitor="auc", best_epoch=2).best
+    assert best is not None
+    assert best["epoch"] == 2
+
+
+def test_best_epoch_so_far_is_chosen_as_training_chooses_it() -> None:
+    lines = [epoch(0, 0.8, 0.1), epoch(1, 0.9, 0.9)]
+    for monitor, expected in (("auc", 1), ("loss", 0)):
+        best = history(lines, monitor=monitor).best
+        assert best is not None
+        assert best["epoch"] == expected
+    without_auc = history([epoch(0, None, 0.9), epoch(1, None, 0.1)]).best
+    assert without_auc is not None
+    assert without_auc["epoch"] == 1
     assert history([]).best is None
 
 

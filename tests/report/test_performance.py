@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hpctrain.report.performance import models_of, roc_figure, score_figure
@@ -89,6 +91,14 @@ def test_pruning_figure_has_every_round_and_both_ends() -> None:
         "after": {"auc": {"value": 0.89, "error": None}},
     }
     with house_style():
-        axis = pruning_figure(rounds, results).axes[0]
-    points = sorted(float(x) for bar in axis.containers for x in bar.lines[0].get_xdata())
-    assert points == [0.0, 30.0, 50.0, 50.0]
+        axis = pruning_figure(rounds, results, 0.82).axes[0]
+        old = pruning_figure(rounds, results).axes[0]
+    # The quantised network stands at its own fraction of zeros, with those of rounding.
+    assert _places(axis) == {"pruned, float": [30, 50], "before": [0], "pruned and quantised": [82]}
+    assert _places(old)["pruned and quantised"] == [50]
+
+
+def _places(axis: Any) -> dict[str, list[float]]:
+    return {
+        bar.get_label(): [round(float(x), 6) for x in bar.lines[0].get_xdata()] for bar in axis.containers
+    }

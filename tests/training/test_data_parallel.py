@@ -1,6 +1,8 @@
 """A whole training through its launcher: any number of ranks, both engines, killed and gone on with."""
 
+import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -175,3 +177,62 @@ def test_full_disk_in_a_checkpoint_keeps_the_one_before(toy_run, small_disk):
     (small_disk / "filler").unlink()
     run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
     assert Checkpoints(run.checkpoints).latest()["position"]["epoch"] == 3
+
+
+def test_a_kill_between_a_checkpoint_and_its_becoming_the_best_is_mended(toy_run):
+    run = toy_run("x", "training.epochs=3", "training.optimizer.learning_rate=5e-3")
+    train(run)
+    newest = Checkpoints(run.checkpoints).latest()
+    assert newest["position"]["best_epoch"] == 2, "the last epoch must be the best for this test"
+    for content, digest in [
+        (b"older", "0" * 64),
+        (None, None),
+    ]:  # best.pt of before; or only its checksum was written
+        for name, text in [("best.pt", content), ("best.pt.sha256", digest)]:
+            path = run.checkpoints / name
+            path.unlink(missing_ok=True)
+            if text is not None:
+                path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+        assert Checkpoints(run.checkpoints).best()["step"] == newest["step"]
+
+
+def test_no_whole_checkpoint_is_said_not_passed_over(toy_run):
+    run = toy_run("x")
+    train(run)
+    for path in run.checkpoints.glob("step-*.pt"):
+        path.write_bytes(b"torn")
+    with pytest.raises(UserError, match="none of the 2 checkpoints"):
+        run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+
+
+def test_what_is_kept_and_how_often_does_not_bind_a_resume(toy_run):
+    train(toy_run("x"))
+    run = toy_run("x", "training.keep=5", "training.checkpoint_steps=3")
+    run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+
+
+@pytest.mark.parametrize("labels", ["one class", "none"])
+def test_validation_without_both_classes_is_refused_before_training(toy_run, labels, write_toy):
+    run = toy_run("x")
+    shutil.rmtree(run.data / "validation")
+    write_toy(run.data / "validation", 40 if labels == "one class" else 0, signal=False)
+    with pytest.raises(UserError, match="validation does not hold events of both classes"):
+        run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+    assert not run.checkpoints.exists()
+
+
+def test_ranks_that_do_not_see_each_other_are_refused(toy_run, monkeypatch):
+    """As under an mpiexec whose variables are not known: each rank would train alone and call itself rank 0."""
+    run = toy_run("x")
+    monkeypatch.setenv("HPCTRAIN_STARTED_RANKS", "2")
+    monkeypatch.delenv("HPCTRAIN_PARENT", raising=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "hpctrain", "worker", "train", run.path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "2 ranks were started, but each sees 1" in result.stderr
+    assert not run.checkpoints.exists()

@@ -124,3 +124,22 @@ def test_hooks_and_schedule_are_called_each_step(world):
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.5, 0.25, 0.5 / 3])
     assert (len(calls), trainer.steps) == (3, 3)
+
+
+def test_frozen_parameters_stay(world):
+    """A parameter without a gradient is none of the optimiser's business, on any number of ranks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 1))
+    model[0].weight.requires_grad_(False)
+    unused = nn.Parameter(torch.ones(2))
+    before = model[0].weight.detach().clone()
+
+    def loss(batch):
+        return LossSum((model(batch["x"])[:, 0] ** 2).sum(), torch.tensor(float(len(batch["x"]))))
+
+    phase = Phase("fit", [*model.parameters(), unused], loss)
+    trainer = Trainer([phase], [torch.optim.AdamW(phase.parameters, lr=0.1, weight_decay=0.5)], world)
+    for _ in range(3):
+        trainer.step({"x": torch.ones(4, 5)})
+    assert torch.equal(model[0].weight, before)
+    assert torch.equal(unused.detach(), torch.ones(2))
