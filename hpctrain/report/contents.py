@@ -84,7 +84,12 @@ class Contents:
 
     @cached_property
     def history(self) -> History:
-        return history(read_metrics(self.run.metrics_path))
+        summary = self.steps.get("train", {}).get("summary", {})
+        training = self.config.get("training")
+        monitor = training.get("monitor", "auc") if isinstance(training, dict) else "auc"
+        return history(
+            read_metrics(self.run.metrics_path), monitor=str(monitor), best_epoch=summary.get("best_epoch")
+        )
 
     @cached_property
     def evaluation(self) -> dict[str, Any] | None:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHANNELS = ("ECAL [GeV]", "HCAL [GeV]", "tracks")
+"""Names of the channels of whole-detector images; data with another number of channels count theirs."""
+MOST_CHANNELS = 4
+"""Panels of a row; further channels are not drawn."""
 ETA_MAX = 2.5
 JET_RADIUS = 1.0
 MOST_EVENTS = 20_000
@@ -29,7 +32,7 @@ NIGHT = "#0d1420"
 
 @dataclass(frozen=True)
 class Event:
-    """One event to draw: ``image`` (3, 64, 64), ``jets`` (5, 4) with pT, η, φ, m, zero padded."""
+    """One event to draw: ``image`` (channels, η, φ), ``jets`` (5, 4) with pT, η, φ, m, zero padded."""
 
     image: NDArray[Any]
     jets: NDArray[Any]
@@ -40,9 +43,9 @@ class Event:
 
 
 def can_average(dataset: ShardDataset) -> bool:
-    """Whether the dataset holds labelled sparse images of the three channels."""
+    """Whether the dataset holds labelled sparse images, (channels, η, φ)."""
     image = dataset.fields.get("image")
-    sparse = isinstance(image, SparseField) and len(image.shape) == 3 and image.shape[0] == len(CHANNELS)
+    sparse = isinstance(image, SparseField) and len(image.shape) == 3
     return sparse and "label" in dataset.fields
 
 
@@ -50,6 +53,12 @@ def can_display(dataset: ShardDataset) -> bool:
     """Whether its events have what a display shows."""
     needed = {"jets", "n_jets", "sum_mass", "event_id", "selected"}
     return can_average(dataset) and needed <= set(dataset.fields)
+
+
+def channel_names(channels: int) -> list[str]:
+    """Names of the channels that are drawn of an image with so many."""
+    names = CHANNELS if channels == len(CHANNELS) else [f"channel {n + 1}" for n in range(channels)]
+    return list(names[:MOST_CHANNELS])
 
 
 def typical_event(dataset: ShardDataset, label: int) -> Event | None:
@@ -71,7 +80,7 @@ def typical_event(dataset: ShardDataset, label: int) -> Event | None:
 
 
 def mean_image(dataset: ShardDataset, label: int) -> tuple[NDArray[np.float64], int]:
-    """Mean image (3, 64, 64) of a class, every event counted once, and the number of events in it."""
+    """Mean image (channels, η, φ) of a class, every event counted once, and the number of events in it."""
     rows = np.flatnonzero(dataset.column("label") == label)[:MOST_EVENTS]
     shape = dataset.fields["image"].shape
     total = np.zeros(int(np.prod(shape)))
@@ -82,33 +91,41 @@ def mean_image(dataset: ShardDataset, label: int) -> tuple[NDArray[np.float64], 
 
 
 def event_display(event: Event) -> Figure:
-    """Three panels, one a channel, with the fat jets as circles of R = 1."""
-    figure = new_figure(9.2, 3.7)
-    axes = figure.subplots(1, 3, sharey=True)
+    """One panel a channel, with the fat jets as circles of R = 1."""
+    names = channel_names(len(event.image))
+    figure = new_figure(_width(len(names)), 3.7)
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for number, axis in enumerate(axes):
-        _panel(axis, event.image[number], CHANNELS[number], log=number < 2, label=number == 0)
+        tracks = names[number] == CHANNELS[-1]
+        _panel(axis, event.image[number], names[number], log=not tracks, label=number == 0)
         for jet in event.jets[event.jets[:, 0] > 0]:
             _draw_jet(axis, jet, text=number == 0)
     return figure
 
 
 def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) -> Figure:
-    """Mean images (3, 64, 64) of both classes, signal above, with one colour scale for each channel."""
-    figure = new_figure(9.2, 7.0)
-    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    """Mean images (channels, η, φ) of both classes, signal above, with one colour scale for each channel."""
+    names = channel_names(len(signal))
+    figure = new_figure(_width(len(names)), 7.0)
+    axes = figure.subplots(2, len(names), sharex=True, sharey=True, squeeze=False)
     for row, (name, image) in enumerate((("Signal", signal), ("Background", background))):
-        for column in range(3):
+        for column, channel in enumerate(names):
             both = np.stack([signal[column], background[column]])
             _panel(
                 axes[row, column],
                 image[column],
-                f"{name}: {CHANNELS[column]}",
+                f"{name}: {channel}",
                 log=True,
                 label=column == 0,
                 limits=_limits(both),
                 last=row == 1,
             )
     return figure
+
+
+def _width(panels: int) -> float:
+    """Inches of a row of panels."""
+    return 9.2 if panels >= 3 else 1.0 + 3.0 * panels
 
 
 def _panel(

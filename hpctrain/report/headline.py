@@ -7,6 +7,7 @@ from typing import Any
 
 from hpctrain.report.contents import Contents
 from hpctrain.report.numbers import count, figure, number, percent
+from hpctrain.report.performance import FEW
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,16 @@ class Card:
 def cards(contents: Contents) -> list[Card]:
     """Headline figures of whatever has been done."""
     found: list[Card] = []
-    for make in (_events, _auc, _difference, _efficiency, _selection, _significance, _compression, _firmware):
+    for make in (
+        _events,
+        _auc,
+        _difference,
+        _efficiency,
+        _at_selection,
+        _significance,
+        _compression,
+        _firmware,
+    ):
         card = make(contents)
         if card is not None:
             found.append(card)
@@ -57,7 +67,7 @@ def _auc(contents: Contents) -> Card | None:
         return Card(
             "validation AUC",
             number(best["validation_auc"]),
-            f"best epoch ({best['epoch'] + 1}); the checkpoint was chosen by it, so it is no measurement: evaluate",
+            f"epoch {best['epoch'] + 1}, the best checkpoint, chosen on these events: no measurement. Evaluate",
         )
     events = results["events"]
     return Card(
@@ -99,28 +109,39 @@ def _efficiency(contents: Contents) -> Card | None:
     )
 
 
-def _selection(contents: Contents) -> Card | None:
+def _at_selection(contents: Contents) -> Card | None:
+    """Both at the same raw background: the comparison that is measured best."""
     rates = _at(contents.evaluation, "selection", "unweighted")
+    found = _at(contents.evaluation, "cnn", "tpr_at_selection", "unweighted")
     if rates is None:
         return None
+    if found is None:
+        return Card(
+            "benchmark selection, signal efficiency",
+            figure(rates["tpr"]),
+            f"unweighted, after the preselection; background {figure(rates['fpr'])}",
+            _warning(rates["tpr"]),
+        )
     return Card(
-        "benchmark selection, signal efficiency",
-        figure(rates["tpr"]),
-        f"unweighted, after the preselection; background {figure(rates['fpr'])}",
-        _warning(rates["tpr"]),
+        "CNN signal efficiency at the selection's background",
+        figure(found["tpr"]),
+        f"the benchmark selection has {figure(rates['tpr'])} at that background, {figure(rates['fpr'])} (both "
+        f"unweighted, after the preselection); difference {figure(found['minus_selection'])}",
+        _warning(found["tpr"]),
     )
 
 
 def _significance(contents: Contents) -> Card | None:
-    ratio = _at(contents.evaluation, "cnn", "ams", "ratio_to_selection")
-    if ratio is None or contents.evaluation is None:
+    """AMS beside that of the selection, only where the events bear it."""
+    ams = _at(contents.evaluation, "cnn", "ams")
+    ratio = _at(ams, "weighted_ratio_to_selection")
+    if ratio is None or contents.evaluation is None or ratio["n_eff"] < FEW:
         return None
-    network = contents.evaluation["cnn"]["ams"]["at_selection_fpr"]
     return Card(
         "significance (AMS), CNN over benchmark selection",
         figure(ratio),
-        f"at the same fraction of raw background events: {figure(network)} against "
-        f"{figure(contents.evaluation['selection']['ams'])}",
+        f"at no more expected background: {figure(ams['at_selection_weighted_fpr'])} against "
+        f"{figure(contents.evaluation['selection']['ams'])}; background of the generated processes alone",
         _warning(ratio),
     )
 
@@ -130,10 +151,12 @@ def _compression(contents: Contents) -> Card | None:
     if results is None:
         return None
     bits = results.get("bits", {})
+    pruned = summary.get("sparsity_pruned")
     return Card(
         "weights that are zero",
         percent(summary.get("sparsity")),
-        f"{percent(summary.get('sparsity_pruned'))} pruned, the rest rounded to zero; {bits.get('weights', '?')}-bit weights, {bits.get('activations', '?')}-bit activations; AUC "
+        ("" if pruned is None else f"{percent(pruned)} pruned, the rest rounded to zero; ")
+        + f"{bits.get('weights', '?')}-bit weights, {bits.get('activations', '?')}-bit activations; AUC "
         f"{figure(_at(results, 'after', 'auc'))}, was {figure(_at(results, 'before', 'auc'))} (unweighted)",
     )
 
@@ -155,7 +178,11 @@ def _firmware(contents: Contents) -> Card | None:
 
 def _warning(entry: Any) -> str:
     """A short word of the warning that a figure carries; the section has the whole text."""
-    return f"Rests on {entry['n_eff']:.1f} effective events: do not trust it." if "warning" in entry else ""
+    if "warning" not in entry:
+        return ""
+    if entry["n_eff"] < FEW:
+        return f"Rests on {entry['n_eff']:.1f} effective events: do not trust it."
+    return f"Its error is not known: {entry['warning']}."
 
 
 def _at(value: Any, *keys: str) -> Any:

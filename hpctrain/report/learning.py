@@ -23,22 +23,32 @@ class History:
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """``epoch``, ``train_loss``, ``validation_loss``, ``validation_auc``, ``seconds``, ``samples_per_second``."""
 
+    monitor: str = "auc"
+    """What the best checkpoint is chosen by: the highest ``auc`` or the lowest ``loss`` of the validation split."""
+    best_epoch: int | None = None
+    """The epoch of the best checkpoint as the finished training recorded it."""
+
     def __bool__(self) -> bool:
         return bool(self.steps or self.epochs)
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The epoch with the highest validation AUC, or the lowest validation loss where there is none."""
+        """The epoch of the best checkpoint: the recorded one, else the best so far by ``monitor``."""
+        for epoch in self.epochs:
+            if epoch["epoch"] == self.best_epoch:
+                return epoch
         with_auc = [epoch for epoch in self.epochs if epoch.get("validation_auc") is not None]
-        if with_auc:
+        if with_auc and self.monitor != "loss":
             return max(with_auc, key=lambda epoch: float(epoch["validation_auc"]))
         with_loss = [epoch for epoch in self.epochs if epoch.get("validation_loss") is not None]
         return min(with_loss, key=lambda epoch: float(epoch["validation_loss"])) if with_loss else None
 
 
-def history(lines: Iterable[Mapping[str, Any]]) -> History:
+def history(
+    lines: Iterable[Mapping[str, Any]], *, monitor: str = "auc", best_epoch: int | None = None
+) -> History:
     """The training step's lines of ``metrics.jsonl``, each update and each epoch once."""
-    found = History()
+    found = History(monitor=monitor, best_epoch=best_epoch)
     for line in lines:
         if line.get("step") != "train":
             continue
@@ -87,7 +97,7 @@ def loss_curves(found: History, samples_per_epoch: int) -> Figure:
         values = [e["validation_auc"] for e in with_auc]
         axis.plot([e["epoch"] + 1 for e in with_auc], values, color=VERMILION, marker="s", ms=4)
         best = found.best
-        if best is not None:
+        if best is not None and best.get("validation_auc") is not None:
             axis.plot(best["epoch"] + 1, best["validation_auc"], "o", ms=11, mfc="none", mec=BLUE, mew=1.6)
             axis.annotate(
                 "best checkpoint",

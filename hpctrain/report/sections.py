@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from hpctrain.physics.counting import expected_events
 from hpctrain.report import displays, learning, performance, shrinking
 from hpctrain.report.contents import SPLITS, STEP_TITLES, Contents
 from hpctrain.report.gallery import Gallery
@@ -54,14 +55,13 @@ def data(contents: Contents, _: Gallery) -> dict[str, Any] | None:
     for number, process in enumerate(contents.processes):
         reference, sigma = process.get("reference_cross_section_mb"), process["cross_section_mb"]
         error = process["cross_section_error_mb"]
-        expected = process["preselected"] * process["weight"]
-        relative = (1 / max(process["preselected"], 1) + (error / sigma) ** 2) ** 0.5
+        relative = error / sigma if sigma else 0.0
         rows.append(
             {
                 **process,
                 "ratio": {"value": sigma / reference, "error": error / reference} if reference else None,
                 "efficiency": process["preselected"] / process["generated"],
-                "expected": {"value": expected, "error": expected * relative},
+                "expected": expected_events(process["preselected"], process["weight"], relative),
                 "splits": {name: splits[name][number]["in_split"] for name in SPLITS},
             }
         )
@@ -85,7 +85,7 @@ def events(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
         if event is None:
             continue
         alt = (
-            f"{name} event in η and φ: ECAL energy, HCAL energy and tracks, with {event.n_jets} fat jets as circles; "
+            f"{name} event in η and φ: {', '.join(displays.channel_names(len(event.image)))}, with {event.n_jets} fat jets as circles; "
             f"sum of the jet masses {event.sum_mass:.0f} GeV"
         )
         picture = gallery.add(f"event_{name}", partial(displays.event_display, event), alt)
@@ -97,7 +97,8 @@ def events(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
         found["mean"] = gallery.add(
             "mean_images",
             lambda: displays.mean_images(signal, background),
-            f"mean image of {n_signal} signal and {n_background} background events, three channels each",
+            f"mean image of {n_signal} signal and {n_background} background events: "
+            + ", ".join(displays.channel_names(len(signal))),
         )
         found["mean_counts"] = {"signal": n_signal, "background": n_background}
     return found
@@ -138,6 +139,8 @@ def evaluation(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
     return {
         "results": results,
         "models": models,
+        "absent": _absent(results.get("absent_processes")),
+        "unmeasured": _unmeasured(results, models),
         "names": dict(zip(models, names, strict=True)),
         "fprs": list(results[models[0]]["tpr_at_fpr"]) if models else [],
         "warnings": sorted(_warnings(results)),
@@ -172,7 +175,7 @@ def compression(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
     if rounds:
         found["pruning"] = gallery.add(
             "pruning",
-            lambda: shrinking.pruning_figure(rounds, results),
+            lambda: shrinking.pruning_figure(rounds, results, found["summary"].get("sparsity")),
             f"AUC after each of {len(rounds)} pruning rounds, up to {rounds[-1]['sparsity']:.1%} of weights zero",
         )
     return found
@@ -207,6 +210,25 @@ def provenance(contents: Contents, _: Gallery) -> dict[str, Any] | None:
         "config_text": contents.config_text,
         "provenance": contents.provenance,
     }
+
+
+def _absent(listed: Any) -> dict[str, list[dict[str, Any]]]:
+    """Processes without an event, by split; older records list those of the test split by name alone."""
+    if isinstance(listed, list):
+        return {"test": [{"name": name} for name in listed]} if listed else {}
+    return {split: entries for split, entries in (listed or {}).items() if entries}
+
+
+def _unmeasured(results: dict[str, Any], models: list[str]) -> dict[str, float]:
+    """Models whose AMS beside the selection's rests on too few effective events, and on how many."""
+    found = {}
+    for model in models:
+        ams = results[model]["ams"]
+        entries = [ams[key] for key in ("ratio_to_selection", "weighted_ratio_to_selection") if key in ams]
+        fewest = min((float(entry["n_eff"]) for entry in entries), default=performance.FEW)
+        if fewest < performance.FEW:
+            found[model] = fewest
+    return found
 
 
 def _warnings(value: Any) -> set[str]:

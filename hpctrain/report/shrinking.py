@@ -51,8 +51,14 @@ def weight_figure(weights: Arrays) -> Figure:
     return figure
 
 
-def pruning_figure(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> Figure:
-    """AUC after each pruning round with its error, beside the network before and after all of it."""
+def pruning_figure(
+    rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], sparsity_after: float | None = None
+) -> Figure:
+    """AUC after each pruning round with its error, beside the network before and after all of it.
+
+    ``sparsity_after`` is the fraction of weights that are zero in the end, with those that rounding
+    brought there; None (an old record) puts the end above the last round.
+    """
     figure = new_figure(6.4, 3.9)
     axis = figure.subplots()
     sparsity = [100 * entry["sparsity"] for entry in rounds]
@@ -62,9 +68,10 @@ def pruning_figure(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, An
         sparsity, auc, yerr=error, fmt="o-", ms=5, color=BLUE, elinewidth=1.1, label="pruned, float"
     )
     last = sparsity[-1] if sparsity else 0.0
+    end = last if sparsity_after is None else 100 * sparsity_after
     for key, name, colour, place, marker in (
         ("before", "before", MUTED, 0.0, "s"),
-        ("after", "pruned and quantised", AMBER, last, "D"),
+        ("after", "pruned and quantised", AMBER, end, "D"),
     ):
         entry = (results.get(key) or {}).get("auc")
         if entry and entry.get("value") is not None:
