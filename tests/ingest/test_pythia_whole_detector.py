@@ -205,7 +205,7 @@ def test_a_slice_without_preselected_events_is_warned_of(
     assert warnings[0].startswith("jz3: none of 20 events passed the preselection")
     jz3 = figures["processes"]["jz3"]
     assert jz3["preselected"] == 0
-    # σ·L / generated: 1.64e-4 mb × 36/fb over 20 events is 3e11 events each.
+    # σ·L / generated: 1.64e-4 mb × 36/fb over 20 events is 3e8 events each.
     weight = ShardDataset.open(run.data / "test").provenance["processes"][0]["weight"]
     assert weight == pytest.approx(1.64e-4 * 36e12 / 20, rel=0.1)
     assert jz3["expected_events"]["value"] == 0
