@@ -33,10 +33,9 @@ def figure(found: Estimate, *, n_eff: float, of: str, **more: Any) -> Figure:
             f"rests on {n_eff:.1f} effective {of} (fewer than {FEW_EFFECTIVE_EVENTS:g}): "
             "neither the value nor its error can be trusted"
         )
-    if found.error == 0:
+    if found.error == 0 and found.value != 0:  # a difference of equal models is 0 ± 0 rightly
         warnings.append(
-            "every replica gives the same value, as where two classes are separated without overlap: "
-            "the events cannot tell its error, which is not 0"
+            "has no spread at all, as where classes stand apart without overlap: its error is unknown, not 0"
         )
     if found.undefined:
         warnings.append(f"{found.undefined} bootstrap replicas were undefined and left out")

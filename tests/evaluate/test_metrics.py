@@ -52,6 +52,9 @@ def test_perfect_separation_has_no_error_of_nought_without_a_word() -> None:
     auc = classification_metrics(label, label + 0.0, replicas=20)["auc"]
     assert (auc["value"], auc["error"]) == (1, 0)
     assert "without overlap" in auc["warning"]
+    assert "warning" not in figure(
+        Estimate(0, 0, 0, 0), n_eff=50, of="events"
+    )  # equal models differ by 0 ± 0
 
 
 def test_the_class_that_limits_the_area_is_the_one_with_fewer_effective_events() -> None:
