@@ -182,7 +182,8 @@ def _warning(entry: Any) -> str:
         return ""
     if entry["n_eff"] < FEW:
         return f"Rests on {entry['n_eff']:.1f} effective events: do not trust it."
-    return f"Its error is not known: {entry['warning']}."
+    text = str(entry["warning"])
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _at(value: Any, *keys: str) -> Any:

@@ -77,6 +77,15 @@ def test_a_significance_is_a_headline_only_where_it_is_measured(
     assert ("not measurable with 1.1 effective events" in text) == (n_eff < 10)
 
 
+def test_a_figure_without_spread_says_so_on_its_card(complete: RunDirectory, copy_of: Copy) -> None:
+    run = copy_of(complete)
+    warning = "has no spread at all: its error is unknown, not 0"
+    _change(run, lambda results: results["cnn"]["auc"].update(value=1.0, error=0.0, warning=warning))
+    card = _card(run, "AUC of the CNN")
+    assert card is not None
+    assert card.warning == "Has no spread at all: its error is unknown, not 0."
+
+
 def test_expected_events_have_the_error_of_the_data(complete: RunDirectory) -> None:
     contents = Contents(complete)
     data = sections.data(contents, None)
