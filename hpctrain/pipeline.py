@@ -83,14 +83,15 @@ def _require(run: RunDirectory, step: Step) -> None:
 
 
 class _Earlier:
-    """What an earlier run of a step left: outputs, its record and the records of what follows from it."""
+    """What an earlier run of a step left, and what followed from it: outputs and records."""
 
     def __init__(self, run: RunDirectory, step: Step) -> None:
         self.run = run
         self.step = step
         self.folder = run.path / ".before" / step.name
         following = [name for name in STEPS if name == step.name or follows(name, {step.name})]
-        self.names = [*step.outputs, *(f"steps/{name}.json" for name in following)]
+        outputs = [output for name in following for output in STEPS[name].outputs]
+        self.names = [*outputs, *(f"steps/{name}.json" for name in following)]
 
     def set_aside(self) -> None:
         """Move it away; from here on the step and what follows are not done."""

@@ -113,6 +113,7 @@ def test_force_does_it_again_and_what_follows_is_no_longer_done(config):
     result = hpctrain("train", run, "training.epochs=1", "--force")
     assert result.returncode == 0, result.stderr
     assert not (run / "steps" / "evaluate.json").exists()
+    assert not (run / "evaluation").exists(), "results of another network stayed"
     assert set(json.loads((run / "summary.json").read_text())) == {"generate", "train"}
     assert hpctrain("report", run).returncode == 0
 
@@ -226,7 +227,9 @@ def test_a_run_directory_may_be_moved(tiny, tmp_path):
 def test_what_cannot_start_touches_nothing(tiny, tmp_path):
     subprocess.run(["cp", "-r", tiny, tmp_path / "copy"], check=True)
     before = {
-        p: p.stat().st_mtime_ns for p in (tmp_path / "copy").rglob("*") if p.is_file() and p.name != ".ranks"
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "copy").rglob("*")
+        if path.is_file() and path.name not in {".ranks", ".lock"}
     }
     # A Python that has no mpiexec beside it, on a PATH that has none either.
     (tmp_path / "bin").mkdir()
