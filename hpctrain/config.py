@@ -7,7 +7,7 @@ their documentation; this file only knows where each component stands.
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -114,7 +114,7 @@ class TrackingConfig(Section):
 
     wandb: bool = False
     """Also log to Weights & Biases (needs the extra ``tracking``)."""
-    wandb_mode: Annotated[str, Field(pattern="^(offline|online)$")] = "offline"
+    wandb_mode: Literal["offline", "online"] = "offline"
     """``offline`` keeps the record in the run directory (``wandb sync`` sends it later)."""
     project: str = "hpctrain"
     """Project name at Weights & Biases."""

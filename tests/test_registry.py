@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -5,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
 from hpctrain import registry
 from hpctrain.config import ComponentConfig
@@ -78,6 +80,20 @@ print(type(model).__name__, tuple(model(torch.zeros(2, 3, 64, 64)).shape), exper
     )  # fmt: skip
     assert result.stdout.split(" ", 1)[0] == "RingNetwork"
     assert "(2, 2)" in result.stdout
+
+
+def test_own_model_is_trained_like_any_other(installed_example, toy_run):
+    run = toy_run("own")
+    settings = yaml.safe_load(run.config_path.read_text())
+    settings["task"]["model"] = {"kind": "ring", "width": 8}
+    run.config_path.write_text(yaml.safe_dump(settings))
+    result = subprocess.run(
+        [sys.executable, "-m", "hpctrain", "worker", "train", run.path],
+        env={"PYTHONPATH": str(installed_example), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((run.logs / "train.result.json").read_text())["summary"]
+    assert summary["parameters"] == 3 * 16 * 8 + 8 + 8 * 2 + 2
 
 
 def test_broken_entry_point_says_which(installed_example, tmp_path):

@@ -1,9 +1,11 @@
 import json
+import sys
 
 import pytest
 
 from hpctrain.config import TrackingConfig
 from hpctrain.errors import UserError
+from hpctrain.parallel.communicator import SingleCommunicator
 from hpctrain.track import Tracker, WandbSink, read_metrics
 
 
@@ -78,14 +80,22 @@ def test_full_disk(small_disk):
         tracker.log("step", text="y" * 100_000)
 
 
-def test_wandb_offline_or_a_clear_word_that_it_is_missing(tmp_path):
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="wandb is not installed"):
-            WandbSink(TrackingConfig(wandb=True), "x", tmp_path, {})
-        return
+def test_wandb_is_offline_unless_told(tmp_path):
     sink = WandbSink(TrackingConfig(wandb=True), "x", tmp_path, {"a": 1})
     sink.log({"train/loss": 1.0})
     sink.close()
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+def test_wandb_that_is_not_installed_is_named_with_its_cure(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"wandb is not installed. pip install 'hpctrain\[tracking\]'"):
+        WandbSink(TrackingConfig(wandb=True), "x", tmp_path, {})
+
+
+def test_a_training_is_tracked_in_its_run_directory(toy_run):
+    run = toy_run("tracked", "tracking.wandb=true")
+    with run.tracker("train") as tracker:
+        run.experiment.training.build().run(run, tracker, SingleCommunicator())
+    assert list(run.path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert any(line["event"] == "epoch" for line in read_metrics(run.metrics_path))
