@@ -1,0 +1,58 @@
+"""Events that somebody wrote as shards already: linked into the run, read where they lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from hpctrain.config import ComponentConfig
+from hpctrain.data.shards import ShardDataset
+from hpctrain.errors import UserError
+from hpctrain.registry import register
+from hpctrain.run import RunDirectory
+from hpctrain.track import Tracker
+
+SPLITS = ("train", "validation", "test")
+
+
+@register("ingest")
+class ExistingShards:
+    """Uses the shard directories ``train``, ``validation`` and ``test`` under ``path``; nothing is copied."""
+
+    class Config(ComponentConfig):
+        kind: Literal["shards"] = "shards"
+        path: Path | None = None
+        """Folder that holds the three; relative to where hpctrain is started."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def check(self) -> None:
+        """Raise ``UserError`` when a split is not there or not whole."""
+        for split in SPLITS:
+            ShardDataset.open(self._folder() / split)
+
+    def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
+        """Link the splits into ``RUN/data`` after every shard was read and agreed with its checksum."""
+        folder = self._folder()
+        events = {}
+        run.data.mkdir(parents=True, exist_ok=True)
+        for number, split in enumerate(SPLITS, 1):
+            dataset = ShardDataset.open(folder / split)
+            if dataset.events:
+                dataset.column("label" if "label" in dataset.fields else next(iter(dataset.fields)))
+            link = run.data / split
+            link.unlink(missing_ok=True)
+            link.symlink_to(folder / split, target_is_directory=True)
+            events[split] = dataset.events
+            tracker.progress(number, len(SPLITS), "splits")
+        total = sum(events.values())
+        return {"headline": f"{total:,} events of {folder}", "path": str(folder), "events": events}
+
+    def _folder(self) -> Path:
+        if self.config.path is None:
+            raise UserError(
+                "generate.path is not given",
+                hint="generate.path=FOLDER that holds train, validation and test",
+            )
+        return self.config.path.resolve()

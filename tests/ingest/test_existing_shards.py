@@ -1,0 +1,54 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hpctrain.config import Experiment
+from hpctrain.errors import UserError
+from hpctrain.run import RunDirectory
+
+
+@pytest.fixture
+def mine(tmp_path, write_toy):
+    for number, split in enumerate(("train", "validation", "test")):
+        write_toy(tmp_path / "mine" / split, 150, seed=number)
+    return tmp_path / "mine"
+
+
+def test_own_shards_are_trained_on_where_they_lie(mine, tmp_path):
+    (tmp_path / "x.yaml").write_text(
+        json.dumps({
+            "name": "x", "output": str(tmp_path / "runs"), "generate": {"kind": "shards", "path": str(mine)},
+            "task": {"model": {"filters": [4], "hidden": 4}}, "training": {"epochs": 1},
+        })
+    )  # fmt: skip
+    for step in ("generate", "train", "report"):
+        command = [sys.executable, "-m", "hpctrain", step, tmp_path / "x.yaml"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "runs" / "x" / "summary.json").read_text())
+    assert summary["generate"]["events"] == {"train": 150, "validation": 150, "test": 150}
+    assert summary["train"]["training_events"] == 150
+    again = subprocess.run(
+        [*command[:-2], "generate", command[-1], "--force"], capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert (mine / "train" / "dataset.json").exists(), "linked data must survive what is done to the run"
+
+
+def test_what_is_missing_or_damaged_is_named(mine, tmp_path):
+    experiment = Experiment.from_mapping(
+        {"name": "x", "output": str(tmp_path / "runs"), "generate": {"kind": "shards", "path": str(mine)}}
+    )
+    run = RunDirectory.create(experiment)
+    step = experiment.generate.build()
+    shard = mine / "test" / "shard-00001.h5"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"test/shard-00001.h5 is not what was written"):
+        step.run(run, run.tracker("generate"))
+    (mine / "validation" / "dataset.json").unlink()
+    with pytest.raises(UserError, match=r"no dataset at .*mine/validation"):
+        step.check()
+    with pytest.raises(UserError, match=r"generate.path is not given"):
+        Experiment.from_mapping({"name": "x", "generate": "shards"}).generate.build().check()
