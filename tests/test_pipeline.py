@@ -33,6 +33,15 @@ def hpctrain(*arguments: object, **options) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+def started(*arguments: object) -> subprocess.Popen:
+    """An hpctrain that listens to Ctrl-C, as on a terminal: a shell's background jobs are deaf to it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpctrain", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
 def refused(result: subprocess.CompletedProcess, words: str) -> None:
     """One line with these words, exit code 2, no traceback."""
     assert result.returncode == 2, result.stdout + result.stderr
@@ -175,10 +184,7 @@ def children_of(marker: str) -> list[str]:
 def test_stopping_hpctrain_stops_its_ranks(tiny, tmp_path, signum):
     name = f"stopped{signum}"
     subprocess.run(["cp", "-r", tiny, tmp_path / name], check=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpctrain", "train", tmp_path / name, "training.epochs=4000", "--force"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = started("train", tmp_path / name, "training.epochs=4000", "--force")
     while not children_of(name) or not list((tmp_path / name / "checkpoints").glob("*.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -197,10 +203,7 @@ def test_stopping_hpctrain_stops_its_ranks(tiny, tmp_path, signum):
 @pytest.mark.slow
 def test_two_at_once_in_one_directory(tiny, tmp_path):
     subprocess.run(["cp", "-r", tiny, tmp_path / "busy"], check=True)
-    first = subprocess.Popen(
-        [sys.executable, "-m", "hpctrain", "train", tmp_path / "busy", "training.epochs=4000", "--force"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    first = started("train", tmp_path / "busy", "training.epochs=4000", "--force")
     while not children_of("busy"):
         time.sleep(0.1)
     try:
@@ -209,7 +212,7 @@ def test_two_at_once_in_one_directory(tiny, tmp_path):
         )
     finally:
         first.send_signal(signal.SIGINT)
-        first.wait(timeout=30)
+        first.communicate(timeout=30)
 
 
 @pytest.mark.slow
@@ -279,10 +282,7 @@ def test_a_dead_gloo_rank_is_named_too(tiny, tmp_path):
     run = tmp_path / "gloo"
     subprocess.run(["cp", "-r", tiny, run], check=True)
     (run / "logs" / "train.log").unlink()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hpctrain", "train", run, "--force", "launch.engine=gloo", "training.epochs=4000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = started("train", run, "--force", "launch.engine=gloo", "training.epochs=4000")
     while "rank 1 is process" not in _text(run / "logs" / "train.log") or not list(
         run.glob("checkpoints/*.pt")
     ):
