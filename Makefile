@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:                 ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-demo: $(VENV)/.ready  ## the main job: collisions to verified firmware (runs/demo/report.html), some 10 minutes
+demo: $(VENV)/.ready  ## the main job: collisions to verified firmware (runs/demo/report.html), some 3 minutes on two cores
 	$(BIN)/hpctrain run configs/demo.yaml
 
 test: $(VENV)/.ready-dev lint  ## every test: serially, and the parallel parts again on 2 ranks

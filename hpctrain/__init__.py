@@ -1,3 +1,3 @@
-"""hpctrain: from collisions to trigger firmware, on a laptop or on ten thousand nodes."""
+"""hpctrain: from collisions to trigger firmware."""
 
 __version__ = "0.1.0"

@@ -89,7 +89,8 @@ class _Earlier:
         self.run = run
         self.step = step
         self.folder = run.path / ".before" / step.name
-        following = [name for name in STEPS if name == step.name or follows(name, {step.name})]
+        # The report shows every step, so it goes with each of them.
+        following = [name for name in STEPS if name in {step.name, "report"} or follows(name, {step.name})]
         outputs = [output for name in following for output in STEPS[name].outputs]
         self.names = [*outputs, *(f"steps/{name}.json" for name in following)]
 

@@ -53,6 +53,9 @@ def fingerprint(name: str, experiment: Experiment, run: RunDirectory) -> str:
     for section in step.sections:
         config = getattr(experiment, section)
         parts.append(config.model_dump(mode="json", exclude=set(config.speed_keys)))
+    inputs = getattr(getattr(experiment, step.sections[0]).build(), "inputs", None)
+    if inputs is not None:  # what the component reads from outside the run
+        parts.append(inputs())
     parts += [fingerprint(before, experiment, run) for before in step.after]
     if name == "report":
         parts += [run.step_record(other) for other in STEPS if other != name]

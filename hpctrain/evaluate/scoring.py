@@ -43,7 +43,7 @@ def read_split(dataset: ShardDataset) -> SplitEvents:
     if missing:
         raise UserError(
             f"{dataset.directory} has no field '{missing[0]}', which evaluate: classifier needs",
-            hint="generate the data with `hpctrain generate`, or choose another evaluation",
+            hint="See docs/ingest.md for the fields; `hpctrain compress`, `firmware` and `report` do without them",
         )
     columns: dict[str, Any] = dataset.read(np.arange(len(dataset)), names)
     try:

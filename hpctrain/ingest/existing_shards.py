@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,19 @@ class ExistingShards:
     def check(self) -> None:
         """Raise ``UserError`` when a split is not there or not whole."""
         for split in SPLITS:
+            if not (self._folder() / split / "dataset.json").is_file():
+                raise UserError(
+                    f"generate.path: {self._folder()} has no {split}/dataset.json",
+                    hint="A ShardWriter writes it when it is closed; docs/data.md shows how",
+                )
             ShardDataset.open(self._folder() / split)
+
+    def inputs(self) -> list[str]:
+        """Checksum of each ``dataset.json``, which has those of the shards: other data are other inputs."""
+        if self.config.path is None:
+            return []
+        paths = [self._folder() / split / "dataset.json" for split in SPLITS]
+        return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
 
     def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
         """Link the splits into ``RUN/data`` after every shard was read and agreed with its checksum."""

@@ -94,6 +94,8 @@ def summarise(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]
     signal = [s for s in samples if s.process.signal]
     background = [s for s in samples if not s.process.signal]
     return {
+        "headline": f"{sum(s.preselected for s in samples):,} events preselected of "
+        f"{sum(s.generated for s in samples):,}",
         "processes": processes,
         "reference_source": REFERENCE_SOURCE,
         "luminosity_fb": luminosity_fb,

@@ -55,6 +55,11 @@ class ImageClassification:
         self.seed = seed
         torch.manual_seed(seed)
         self.model = self.config.model.build(shape=dataset.fields["image"].shape, classes=2)
+        if "image_max" not in dataset.scale:
+            raise UserError(
+                f"{dataset.directory}/dataset.json: scale has no 'image_max'",
+                hint="Give ShardWriter scale={'image_max': [largest value of each channel in the training split]}",
+            )
         largest = torch.tensor(dataset.scale["image_max"], dtype=torch.float32)
         self.scale = torch.log1p(largest) if self.config.transform == "log" else largest
         self.scale = self.scale.clamp(min=torch.finfo(torch.float32).tiny).view(1, -1, 1, 1)
@@ -75,7 +80,12 @@ class ImageClassification:
                 raise UserError(
                     f"{dataset.directory} has no field '{name}', which image_classification needs"
                 )
-        if dataset.events == 0 or set(np.unique(dataset.column("label"))) != {0, 1}:
+        labels = set(np.unique(dataset.column("label")).tolist()) if dataset.events else set()
+        if labels - {0, 1}:
+            raise UserError(
+                f"{dataset.directory}: field 'label' must be 0 or 1, found {min(labels - {0, 1})}"
+            )
+        if labels != {0, 1}:
             raise UserError(
                 f"{dataset.directory} does not hold events of both classes",
                 hint="Generate more events, or split otherwise",
