@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 GROUPS: dict[str, str] = {
     "ingest": "hpctrain.ingest",
+    "clusters": "hpctrain.ingest.clusters",
+    "data": "hpctrain.data",
     "models": "hpctrain.models",
     "tasks": "hpctrain.tasks",
     "training": "hpctrain.training",

@@ -51,7 +51,7 @@ class Chunk:
     @property
     def name(self) -> str:
         """Stem of the part's file name."""
-        return f"{self.process.key}-{self.number:06d}"
+        return f"{self.process.key.replace('=', '-')}-{self.number:06d}"
 
     @property
     def pythia_seed(self) -> int:

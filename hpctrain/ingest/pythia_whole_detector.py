@@ -13,14 +13,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain import machine
-from hpctrain.config import ComponentConfig, Section
+from hpctrain.config import AnyComponent, ComponentConfig, Section, component, section
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
 from hpctrain.ingest.chunks import Chunk, Settings, plan, versions
+from hpctrain.ingest.clusters.base import Cluster
 from hpctrain.ingest.simulate import Part, find_part, make_part
 from hpctrain.ingest.summary import empty_warning, summarise
-from hpctrain.ingest.workers import require_dask, run_tasks
+from hpctrain.ingest.workers import run_tasks
 from hpctrain.physics.detector import DETECTOR_LABEL, describe_detector
 from hpctrain.physics.generator import require_physics
 from hpctrain.physics.processes import Process, find_process, uncovered_pthat
@@ -82,7 +83,7 @@ class PythiaWholeDetector:
     """
 
     class Config(ComponentConfig):
-        speed_keys: ClassVar[frozenset[str]] = frozenset({"workers"})
+        speed_keys: ClassVar[frozenset[str]] = frozenset({"workers", "cluster"})
         kind: Literal["pythia_whole_detector"] = "pythia_whole_detector"
         processes: tuple[ProcessConfig, ...] = _DEFAULT_PROCESSES
         """What to generate; at least one signal and one background process. The default gives about
@@ -100,7 +101,9 @@ class PythiaWholeDetector:
         events_per_shard: PositiveInt = 2048
         """Events of one HDF5 file."""
         workers: PositiveInt | None = None
-        """Processes that generate; None means one per core available to this process."""
+        """Processes that generate; None leaves it to the cluster (``local``: one per core available)."""
+        cluster: Annotated[AnyComponent, component("clusters", "local")] = section("clusters", "local")
+        """Where these processes come from. It changes the speed of a generation, not its events."""
 
         @model_validator(mode="after")
         def _both_classes(self) -> Self:
@@ -115,11 +118,12 @@ class PythiaWholeDetector:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.cluster: Cluster = config.cluster.build()
 
     def check(self) -> None:
         """Raise ``UserError`` when a package that generating needs is missing; imports nothing."""
         require_physics()
-        require_dask()
+        self.cluster.check()
 
     def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
         """Generate, simulate, select and write the shards; returns the figures of the summary."""
@@ -134,7 +138,7 @@ class PythiaWholeDetector:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise as_user_error(error, folder) from error
-        parts, throughput = self._make_parts(chunks, folder, tracker)
+        parts, throughput = self._make_parts(chunks, folder, run.logs, tracker)
         samples = [
             Sample(process, tuple(parts[c.index] for c in chunks if c.process.key == process.key))
             for process, _ in requests
@@ -165,7 +169,7 @@ class PythiaWholeDetector:
         return figures
 
     def _make_parts(
-        self, chunks: Sequence[Chunk], folder: Path, tracker: Tracker
+        self, chunks: Sequence[Chunk], folder: Path, logs: Path, tracker: Tracker
     ) -> tuple[dict[int, Part], dict[str, Any]]:
         """Every chunk's part by the chunk's index, made now or found from before; and how fast it went."""
         for stale in folder.glob("dask-*"):  # of a run that was killed
@@ -181,9 +185,9 @@ class PythiaWholeDetector:
         if parts:
             tracker.log("resumed", parts=len(parts), of=len(chunks), events=found)
         tracker.progress(found, total, "events")
-        workers = self.config.workers or machine.cores()
+        workers = self.cluster.workers(self.config.workers)
         done, memory, started = found, 0, time.perf_counter()
-        for chunk, part in _generate(missing, folder, workers):
+        for chunk, part in _generate(missing, folder, self.cluster, workers, logs):
             parts[chunk.index] = part
             done += part.generated
             memory = max(memory, part.peak_memory_bytes)
@@ -231,14 +235,23 @@ def not_generated(processes: Sequence[Process]) -> str:
     return f"QCD with pT-hat {', '.join(ranges)}; other backgrounds; pileup"
 
 
-def _generate(chunks: Sequence[Chunk], folder: Path, workers: int) -> Iterator[tuple[Chunk, Part]]:
+def _generate(
+    chunks: Sequence[Chunk], folder: Path, cluster: Cluster, workers: int, logs: Path
+) -> Iterator[tuple[Chunk, Part]]:
     """Make the parts of ``chunks``, given back as they get done. Longest processes first, so none straggles."""
-    if not chunks:
-        return
     order = sorted(chunks, key=lambda chunk: (-chunk.events, chunk.index))
     work = partial(_make, folder=folder)
-    yield from run_tasks(work, order, workers=workers, scratch=folder, name=lambda chunk: chunk.name)
+    yield from run_tasks(
+        work,
+        order,
+        cluster=cluster,
+        workers=workers,
+        scratch=folder,
+        logs=logs,
+        name=lambda chunk: chunk.name,
+    )
 
 
 def _make(chunk: Chunk, folder: Path) -> tuple[Chunk, Part]:
-    return chunk, make_part(chunk, folder)
+    """The chunk's part: there already when its worker died after it was written and before it could say so."""
+    return chunk, find_part(chunk, folder) or make_part(chunk, folder)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.ingest import pythia_whole_detector
+from hpctrain.ingest.clusters import local
 from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector, not_generated
 from hpctrain.physics.processes import find_process
 from hpctrain.registry import find
@@ -227,15 +228,19 @@ def test_every_range_without_a_slice_is_named(slices: list[str], words: str) -> 
     assert f"QCD with pT-hat {words};" in not_generated(processes)
 
 
-@pytest.mark.parametrize("room", ["require_physics", "require_dask"])
-def test_check_looks_for_the_packages_and_imports_none(room: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "room"), [(pythia_whole_detector, "require_physics"), (local, "require_dask")]
+)
+def test_check_looks_for_the_packages_and_imports_none(
+    module: Any, room: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     component = PythiaWholeDetector.Config().build()
     component.check()
 
     def missing() -> None:
         raise UserError("not installed")
 
-    monkeypatch.setattr(pythia_whole_detector, room, missing)
+    monkeypatch.setattr(module, room, missing)
     with pytest.raises(UserError, match="not installed"):
         component.check()
     code = (

@@ -3,14 +3,20 @@
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from hpctrain.errors import UserError
-from hpctrain.ingest import workers
-from hpctrain.ingest.workers import ALLOWED_DEATHS, run_tasks
+from hpctrain.ingest.clusters.base import ALLOWED_DEATHS
+from hpctrain.ingest.clusters.local import ThisMachine
+from hpctrain.ingest.workers import AHEAD, run_tasks
+
+HERE = ThisMachine(ThisMachine.Config())
 
 
 def _children() -> set[int]:
@@ -27,7 +33,7 @@ def test_every_item_once_and_nothing_left_behind(tmp_path: Path, monkeypatch: py
     def work(item: int) -> tuple[int, int, str]:
         return item, os.getpid(), os.environ["OMP_NUM_THREADS"]
 
-    results = list(run_tasks(work, range(12), workers=2, scratch=scratch))
+    results = list(run_tasks(work, range(12), cluster=HERE, workers=2, scratch=scratch, logs=scratch))
     assert sorted(item for item, _, _ in results) == list(range(12))
     assert os.getpid() not in {pid for _, pid, _ in results}
     assert {threads for _, _, threads in results} == {"1"}
@@ -53,7 +59,9 @@ def test_a_task_whose_worker_dies_is_done_again(tmp_path: Path) -> None:
             os.kill(os.getpid(), 9)
         return item
 
-    assert sorted(run_tasks(work, range(5), workers=2, scratch=tmp_path)) == list(range(5))
+    assert sorted(
+        run_tasks(work, range(5), cluster=HERE, workers=2, scratch=tmp_path, logs=tmp_path)
+    ) == list(range(5))
     assert marker.exists()
 
 
@@ -67,7 +75,12 @@ def test_a_task_that_kills_every_worker_ends_the_run_with_its_name(tmp_path: Pat
         return item
 
     with pytest.raises(UserError, match=r"jz5-000007.*workers died"):
-        list(run_tasks(work, [7], workers=1, scratch=tmp_path, name=lambda item: f"jz5-{item:06d}"))
+        list(
+            run_tasks(
+                work, [7], cluster=HERE, workers=1, scratch=tmp_path, logs=tmp_path,
+                name=lambda item: f"jz5-{item:06d}",
+            )
+        )  # fmt: skip
     assert log.read_text() == "x" * (ALLOWED_DEATHS + 1)
 
 
@@ -76,12 +89,50 @@ def test_an_error_of_the_task_comes_up_as_it_is(tmp_path: Path) -> None:
         raise UserError("disk full", hint="free some")
 
     with pytest.raises(UserError, match="disk full") as caught:
-        list(run_tasks(work, [1], workers=1, scratch=tmp_path))
+        list(run_tasks(work, [1], cluster=HERE, workers=1, scratch=tmp_path, logs=tmp_path))
     assert caught.value.hint == "free some"
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_dask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'hpctrain\[physics\]'"):
-        workers.require_dask()
+class _Counting:
+    """A cluster in this process whose client counts the tasks that it has not given back yet."""
+
+    def __init__(self) -> None:
+        self.submitted = self.most = self.done = 0
+
+    def check(self) -> None: ...
+
+    def workers(self, asked: int | None) -> int:
+        return asked or 1
+
+    @contextmanager
+    def connect(self, workers: int, scratch: Path, logs: Path) -> Iterator[Any]:
+        from distributed import Client
+
+        counting = self
+
+        class Counted(Client):
+            def submit(self, *args: Any, **kwargs: Any) -> Any:
+                counting.submitted += 1
+                counting.most = max(counting.most, counting.submitted - counting.done)
+                return super().submit(*args, **kwargs)
+
+        with Counted(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
+            yield client
+
+
+def test_only_a_few_tasks_are_submitted_at_a_time(tmp_path: Path) -> None:
+    cluster = _Counting()
+    seen = []
+    for result in run_tasks(
+        lambda item: item * item, range(500), cluster=cluster, workers=3, scratch=tmp_path, logs=tmp_path
+    ):
+        cluster.done += 1
+        seen.append(result)
+    assert sorted(seen) == [item * item for item in range(500)]
+    assert cluster.submitted == 500
+    assert cluster.most <= AHEAD * 3 + 1
+
+
+def test_no_tasks_need_no_workers(tmp_path: Path) -> None:
+    assert list(run_tasks(str, [], cluster=_Counting(), workers=None, scratch=tmp_path, logs=tmp_path)) == []
