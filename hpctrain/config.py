@@ -133,6 +133,8 @@ class Experiment(Section):
         "ingest", "pythia_whole_detector"
     )
     """Where events come from."""
+    data: Annotated[AnyComponent, component("data", "shards")] = section("data", "shards")
+    """How they are read in training: the order of samples, and where their bytes come from."""
     task: Annotated[AnyComponent, component("tasks", "image_classification")] = section(
         "tasks", "image_classification"
     )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hpctrain.config import ComponentConfig
-from hpctrain.data.loader import Batch, Loader
-from hpctrain.data.order import Order, split
+from hpctrain.data.loader import Batch
+from hpctrain.data.order import split
 from hpctrain.data.shards import ShardDataset
 from hpctrain.parallel.communicator import Communicator, broadcast_state
 from hpctrain.run import RunDirectory
@@ -46,17 +46,15 @@ class Retraining:
         self.task = copy.copy(task)
         self.tracker = tracker
         self.communicator = communicator
-        options: dict[str, Any] = {
-            "rank": communicator.rank,
-            "size": communicator.size,
-            "device": communicator.device,
-            "names": task.fields,
-        }
+        loading = run.experiment.data.build()
         self._loaders = {
-            name: Loader(ShardDataset.open(run.data / name), **options)
+            name: loading.loader(
+                loading.open(run.data / name, communicator), task.fields, communicator, task.balance
+            )
             for name in ("train", "validation", "test")
         }
-        self.order = Order(len(self._loaders["train"].dataset), global_batch_size, run.experiment.seed)
+        train = ShardDataset.open(run.data / "train")
+        self.order = loading.order(train, global_batch_size, run.experiment.seed)
         self.epoch = first_epoch
         """Number of the next epoch; goes on where training stopped, so order and augmentation do too."""
         self._total = max(1, epochs) * self.order.samples
@@ -104,7 +102,7 @@ class Retraining:
             loss = sum(results[phase.name] for phase in trainer.phases)
             loss_sum += loss * results["weight"]
             weight_sum += results["weight"]
-            self._done += len(self.order.global_batch(self.epoch, k))
+            self._done += self.order.batch_size(k)
             self.tracker.progress(self._done, self._total, "samples", stage=stage, loss=round(loss, 4))
         self.epoch += 1
         figures = {"train_loss": loss_sum / weight_sum, **self.validate(self.task.model)}
@@ -148,7 +146,7 @@ class Retraining:
         """This rank's share of about ``events`` training events spread over the split, as the network sees them."""
         self.task.model = network
         loader = self._loaders["train"]
-        count = len(loader.dataset)
+        count = loader.dataset.events
         rows = np.unique(np.linspace(0, count - 1, min(events, count)).astype(np.int64))
         mine = split(rows, self.communicator.rank, self.communicator.size)
         return [self.task.inputs(loader.load(mine[i : i + 64])) for i in range(0, len(mine), 64)]

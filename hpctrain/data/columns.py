@@ -1,4 +1,4 @@
-"""What a batch of events is made of: dense arrays and sparse rows. No torch, no files."""
+"""What a batch of events is made of: dense arrays, sparse and ragged rows. No torch, no files."""
 
 import math
 from collections.abc import Sequence
@@ -26,13 +26,22 @@ class SparseRows:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def counts(self) -> Array:
+        """Stored cells of each row, int64 (n,)."""
+        return np.diff(self.offsets)
+
     def take(self, rows: Array) -> "SparseRows":
         """The rows named, in the order named."""
-        rows = np.asarray(rows)
-        counts = self.offsets[rows + 1] - self.offsets[rows]
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        source = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], counts)
-        return SparseRows(offsets, self.indices[source], self.values[source])
+        offsets, indices, values = _gather(self.offsets, rows, self.indices, self.values)
+        return SparseRows(offsets, indices, values)
+
+    def part(self, start: int, stop: int) -> "SparseRows":
+        """Rows ``start`` to ``stop``; indices and values are views."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return SparseRows(
+            self.offsets[start : stop + 1] - first, self.indices[first:last], self.values[first:last]
+        )
 
     def dense(self, shape: Sequence[int]) -> Array:
         """(n, *shape); positions named twice in one row add up."""
@@ -43,27 +52,84 @@ class SparseRows:
 
     def row_of_value(self) -> Array:
         """Row number of each value, int64 (nnz,)."""
-        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
+
+    @property
+    def nbytes(self) -> int:
+        return self.offsets.nbytes + self.indices.nbytes + self.values.nbytes
 
     @classmethod
     def from_dense(cls, array: Array) -> Self:
         """Keep what is not zero of (n, *shape)."""
         flat = array.reshape(len(array), math.prod(array.shape[1:]))
         row, index = np.nonzero(flat)
-        offsets = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=len(flat)))])
-        return cls(offsets.astype(np.int64), index.astype(index_dtype(flat.shape[1])), flat[row, index])
+        offsets = offsets_of(np.bincount(row, minlength=len(flat)))
+        return cls(offsets, index.astype(index_dtype(flat.shape[1])), flat[row, index])
 
     @classmethod
     def concatenate(cls, parts: Sequence["SparseRows"]) -> Self:
         """Rows of all parts, one after the other."""
-        counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(
-            offsets, np.concatenate([p.indices for p in parts]), np.concatenate([p.values for p in parts])
+            offsets_of(np.concatenate([part.counts for part in parts])),
+            np.concatenate([p.indices for p in parts]),
+            np.concatenate([p.values for p in parts]),
         )
 
 
-Columns = dict[str, "Array | SparseRows"]
+@dataclass(frozen=True)
+class RaggedRows:
+    """A list of items per event (particles, hits, tracks): row ``i`` owns ``values[offsets[i]:offsets[i+1]]``.
+
+    ``offsets`` int64 (n+1,), ``values`` (items, *shape).
+    """
+
+    offsets: Array
+    values: Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Array:
+        """Items of each row, int64 (n,)."""
+        return np.diff(self.offsets)
+
+    def take(self, rows: Array) -> "RaggedRows":
+        """The rows named, in the order named."""
+        offsets, values = _gather(self.offsets, rows, self.values)
+        return RaggedRows(offsets, values)
+
+    def part(self, start: int, stop: int) -> "RaggedRows":
+        """Rows ``start`` to ``stop``; values are a view."""
+        first, last = self.offsets[start], self.offsets[stop]
+        return RaggedRows(self.offsets[start : stop + 1] - first, self.values[first:last])
+
+    def row_of_value(self) -> Array:
+        """Row number of each item, int64 (items,)."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
+
+    @property
+    def nbytes(self) -> int:
+        return self.offsets.nbytes + self.values.nbytes
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Any], shape: Sequence[int] = (), dtype: Any = np.float32) -> Self:
+        """One array-like of (items, *shape) per event; an event may have none."""
+        arrays = [np.asarray(items, dtype=dtype).reshape(-1, *shape) for items in lists]
+        values = np.concatenate([np.zeros((0, *shape), dtype), *arrays])
+        return cls(offsets_of(np.array([len(items) for items in arrays], dtype=np.int64)), values)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["RaggedRows"]) -> Self:
+        """Rows of all parts, one after the other."""
+        return cls(
+            offsets_of(np.concatenate([part.counts for part in parts])),
+            np.concatenate([p.values for p in parts]),
+        )
+
+
+Rows = Array | SparseRows | RaggedRows
+Columns = dict[str, Rows]
 """Field name → all its values for some events; every field has the same number of rows."""
 
 
@@ -72,18 +138,38 @@ def index_dtype(size: int) -> type[np.unsignedinteger[Any]]:
     return np.uint16 if size <= 2**16 else np.uint32
 
 
+def offsets_of(counts: Array) -> Array:
+    """int64 (n+1,): where each row begins, and where the last one ends.
+
+    >>> offsets_of(np.array([2, 0, 3])).tolist()
+    [0, 2, 2, 5]
+    """
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets
+
+
 def take(columns: Columns, rows: Array) -> Columns:
     """The rows named of every field."""
-    return {k: v.take(rows) if isinstance(v, SparseRows) else v[rows] for k, v in columns.items()}
+    return {k: v[rows] if isinstance(v, np.ndarray) else v.take(rows) for k, v in columns.items()}
+
+
+def part(columns: Columns, start: int, stop: int) -> Columns:
+    """Rows ``start`` to ``stop`` of every field, as views where that can be."""
+    return {
+        k: v[start:stop] if isinstance(v, np.ndarray) else v.part(start, stop) for k, v in columns.items()
+    }
 
 
 def concatenate(parts: Sequence[Columns]) -> Columns:
     """Events of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
     joined: Columns = {}
     for name, first in parts[0].items():
         values: list[Any] = [part[name] for part in parts]
         joined[name] = (
-            SparseRows.concatenate(values) if isinstance(first, SparseRows) else np.concatenate(values)
+            np.concatenate(values) if isinstance(first, np.ndarray) else type(first).concatenate(values)
         )
     return joined
 
@@ -94,3 +180,37 @@ def count(columns: Columns) -> int:
     if len(set(lengths.values())) != 1:
         raise ValueError(f"fields have different numbers of rows: {lengths}")
     return next(iter(lengths.values()))
+
+
+def nbytes(columns: Columns) -> int:
+    """Bytes of all arrays."""
+    return sum(values.nbytes for values in columns.values())
+
+
+def row_bytes(columns: Columns) -> Array:
+    """Bytes that each event takes on disk, int64 (n,)."""
+    total = np.zeros(count(columns), dtype=np.int64)
+    for values in columns.values():
+        if isinstance(values, SparseRows):
+            total += 8 + values.counts * (values.indices.itemsize + values.values.itemsize)
+        elif isinstance(values, RaggedRows):
+            total += 8 + values.counts * values.values.itemsize * math.prod(values.values.shape[1:])
+        else:
+            total += values.itemsize * math.prod(values.shape[1:])
+    return total
+
+
+LONG_ROW = 48
+"""Items from which copying a row as one slice is faster than gathering its items one by one."""
+
+
+def _gather(offsets: Array, rows: Array, *values: Array) -> tuple[Array, ...]:
+    """Offsets of the rows named, and their part of each array of values."""
+    rows = np.asarray(rows)
+    starts, stops = offsets[rows], offsets[rows + 1]
+    new = offsets_of(stops - starts)
+    if len(rows) and new[-1] >= LONG_ROW * len(rows):
+        slices = [slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return new, *(np.concatenate([array[piece] for piece in slices]) for array in values)
+    source = np.arange(new[-1]) + np.repeat(starts - new[:-1], stops - starts)
+    return new, *(array[source] for array in values)

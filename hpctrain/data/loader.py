@@ -1,37 +1,40 @@
-"""From shards to batches on the device: reading runs ahead on a thread, images are scattered on the device."""
+"""From events to batches on the device: a thread reads, assembles and transfers ahead of the training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from hpctrain.data.columns import SparseRows
-from hpctrain.data.order import Order, Rows, split
-from hpctrain.data.schema import SparseField
-from hpctrain.data.shards import ShardDataset
+from hpctrain.data.balance import Balance, Imbalance, cuts
+from hpctrain.data.batches import Batch, Handover
+from hpctrain.data.columns import Columns
+from hpctrain.data.order import Order, Piece, Rows, cut
+from hpctrain.data.windows import Source, WindowCache, WorkCache
 
-Batch = dict[str, Tensor]
-"""Field name → tensor (rows of this rank, …); ``row`` int64 is the row's number in the dataset."""
+__all__ = ["Batch", "Loader"]
 
 
 class Loader:
     """Batches of one dataset for one rank.
 
-    A batch holds this rank's share of a global batch. Sparse fields arrive dense. An exception while reading
-    ahead reaches the caller unchanged.
+    A batch holds this rank's share of a global batch. Sparse fields arrive dense; a ragged field ``x`` arrives
+    with ``x.offsets``. With ``balance`` the shares of a batch are cut for equal work instead of equal numbers.
+    An exception while reading ahead reaches the caller unchanged. Memory: the windows of this rank's lanes and
+    ``prefetch`` + 1 batches.
     """
 
     def __init__(
         self,
-        dataset: ShardDataset,
+        dataset: Source,
         *,
         rank: int = 0,
         size: int = 1,
         names: Sequence[str] | None = None,
         device: torch.device | None = None,
         prefetch: int = 2,
+        balance: Balance | None = None,
     ) -> None:
         self.dataset = dataset
         self.rank = rank
@@ -39,50 +42,79 @@ class Loader:
         self.names = list(dataset.fields) if names is None else list(names)
         self.device = device or torch.device("cpu")
         self.prefetch = prefetch
+        self.balance = balance
+        self.imbalance = Imbalance()
+        self._windows = WindowCache(dataset, self.names)
+        self._work = WorkCache(dataset, [balance.field]) if balance else None
+        self._handover = Handover(self.device)
 
     def epoch(self, order: Order, epoch: int, first: int = 0) -> Iterator[Batch]:
         """This rank's share of the global batches ``first``, ``first + 1`` … of ``epoch``; may be empty batches."""
-        return self._ahead(order.share(epoch, k, self.rank, self.size) for k in range(first, order.batches))
+        self.imbalance = Imbalance()
+
+        def read(k: int) -> Columns:
+            pieces = self._share(order, epoch, k)
+            return self._windows.take(order, epoch, pieces) if pieces else self._none()
+
+        return self._ahead(read, range(first, order.batches))
 
     def sequential(self, batch_size: int, *, whole: bool = False) -> Iterator[Batch]:
         """Every row once in stored order: this rank's contiguous part, or all of it when ``whole``."""
-        rows = np.arange(len(self.dataset))
-        mine = rows if whole else split(rows, self.rank, self.size)
-        return self._ahead(mine[i : i + batch_size] for i in range(0, len(mine), batch_size))
+        events = self.dataset.events
+        begin = 0 if whole else events * self.rank // self.size
+        end = events if whole else events * (self.rank + 1) // self.size
+
+        def read(start: int) -> Columns:
+            stop = min(start + batch_size, end)
+            columns = self.dataset.read_range(start, stop, self.names)
+            return {"row": np.arange(start, stop, dtype=np.int64), **columns}
+
+        return self._ahead(read, range(begin, end, batch_size))
 
     def load(self, rows: Rows) -> Batch:
         """The batch made of ``rows``, on the device."""
-        if len(rows) == 0:
-            return {name: tensor[:0] for name, tensor in self.load(np.zeros(1, dtype=np.int64)).items()}
-        batch: Batch = {"row": torch.from_numpy(np.array(rows))}
-        for name, values in self.dataset.read(rows, self.names).items():
-            field = self.dataset.fields[name]
-            if isinstance(values, SparseRows) and isinstance(field, SparseField):
-                batch[name] = scatter(values, field.shape, self.device)
-            else:
-                batch[name] = torch.from_numpy(np.ascontiguousarray(values))
-        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        columns = (
+            {"row": np.array(rows), **self.dataset.read(rows, self.names)} if len(rows) else self._none()
+        )
+        return self._handover.receive(self._handover.make(columns, self.dataset.fields, self.device))
 
-    def _ahead(self, shares: Iterator[Rows]) -> Iterator[Batch]:
+    def _share(self, order: Order, epoch: int, k: int) -> list[Piece]:
+        if self.balance is None or self._work is None:
+            return order.share_pieces(k, self.rank, self.size)
+        pieces = order.pieces(k)
+        items: Any = self._work.take(order, epoch, pieces)[self.balance.field]
+        work = self.balance.work(items)
+        places = cuts(work, self.size)
+        self.imbalance.add(work, places)
+        return cut(pieces, int(places[self.rank]), int(places[self.rank + 1]))
+
+    def _none(self) -> Columns:
+        """No events, with everything else right."""
+        empty: Columns = {"row": np.zeros(0, dtype=np.int64)}
+        if not self.dataset.events:
+            return empty
+        columns = self.dataset.read_range(0, 1, self.names)
+        nothing = np.zeros(0, dtype=np.int64)
+        return {
+            **empty,
+            **{k: v[:0] if isinstance(v, np.ndarray) else v.take(nothing) for k, v in columns.items()},
+        }
+
+    def _ahead(self, read: Callable[[int], Columns], numbers: Iterable[int]) -> Iterator[Batch]:
+        """The batch of ``read(number)`` for each number, up to ``prefetch`` of them before they are asked for."""
+
+        def make(number: int) -> tuple[Batch, Any]:
+            return self._handover.make(read(number), self.dataset.fields, self.device)
+
         with ThreadPoolExecutor(1, thread_name_prefix="loader") as reader:
-            waiting: list[Future[Batch]] = []
+            waiting: list[Future[tuple[Batch, Any]]] = []
             try:
-                for rows in shares:
-                    waiting.append(reader.submit(self.load, rows))
+                for number in numbers:
+                    waiting.append(reader.submit(make, number))
                     if len(waiting) > self.prefetch:
-                        yield waiting.pop(0).result()
+                        yield self._handover.receive(waiting.pop(0).result())
                 while waiting:
-                    yield waiting.pop(0).result()
+                    yield self._handover.receive(waiting.pop(0).result())
             finally:
                 for future in waiting:
                     future.cancel()
-
-
-def scatter(rows: SparseRows, shape: Sequence[int], device: torch.device) -> Tensor:
-    """Sparse rows → dense tensor (n, *shape) on ``device``, scattered there in one call."""
-    size = int(np.prod(shape))
-    position = torch.from_numpy(rows.row_of_value() * size + rows.indices.astype(np.int64)).to(device)
-    values = torch.from_numpy(np.ascontiguousarray(rows.values)).to(device)
-    dense = torch.zeros(len(rows) * size, dtype=values.dtype, device=device)
-    # Cells of one row are unique, so no two values meet in one place and the result has one order of summation.
-    return dense.scatter_(0, position, values).view(len(rows), *shape)

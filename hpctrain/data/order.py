@@ -1,16 +1,48 @@
 """Sample order: a pure function of (seed, epoch), the same at any number of ranks.
 
-Global batch ``k`` of an epoch is a fixed set of rows; ranks split it into contiguous, nearly equal shares. So
-the position in training is two integers, (epoch, samples seen), and a run may stop and go on at another size.
+Two levels. The rows of a dataset are cut into *blocks* of neighbours, which a pseudo-random permutation puts in
+a new sequence; the sequence is dealt in equal parts to *lanes*; and each lane is shuffled sample by sample
+within *windows* of many blocks. Global batch ``k`` takes the next few samples of every lane. So the disk is read
+in long pieces, every sample of a window mixes, a rank that owns some lanes reads its own blocks alone, and
+nothing has to be kept but the windows in use. A dataset no larger than one window is simply permuted.
+
+Global batch ``k`` of an epoch is a fixed set of rows; ranks split it. So the position in training is two
+integers, (epoch, samples seen), and a run may stop and go on at another number of ranks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpctrain.data.mixing import BlockShuffle
+
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Samples of one lane that mix: places ``start`` to ``stop`` of the epoch's sequence of blocks."""
+
+    lane: int
+    number: int
+    """In its lane."""
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Samples ``first`` to ``last`` of a window, in its shuffled order."""
+
+    window: Window
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
 
 
 @dataclass(frozen=True)
@@ -20,10 +52,16 @@ class Order:
     samples: int
     global_batch_size: int
     seed: int
+    block: int = 256
+    """Neighbouring rows that stay together in the first shuffle: one read."""
+    window: int = 2**16
+    """Rows within which samples mix, over all lanes together."""
+    lanes: int = 16
+    """Streams that a batch is drawn from; that many ranks read nothing twice."""
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.global_batch_size < 1:
-            raise ValueError("samples and global_batch_size must be positive")
+        if min(self.samples, self.global_batch_size, self.block, self.window, self.lanes) < 1:
+            raise ValueError("samples, global_batch_size, block, window and lanes must be positive")
 
     @property
     def batches(self) -> int:
@@ -32,14 +70,86 @@ class Order:
 
     def global_batch(self, epoch: int, k: int) -> Rows:
         """Rows of global batch ``k`` of ``epoch``: int64 (<= global_batch_size,)."""
-        if not 0 <= k < self.batches:
-            raise IndexError(f"global batch {k} of {self.batches}")
-        start = k * self.global_batch_size
-        return permutation(self.samples, self.seed, epoch)[start : start + self.global_batch_size]
+        return self.rows(epoch, self.pieces(k))
+
+    def batch_size(self, k: int) -> int:
+        """Samples of global batch ``k``."""
+        return min(self.global_batch_size, self.samples - k * self.global_batch_size)
 
     def share(self, epoch: int, k: int, rank: int, size: int) -> Rows:
         """The rows of global batch ``k`` that ``rank`` of ``size`` works on; may be empty in a small last batch."""
         return split(self.global_batch(epoch, k), rank, size)
+
+    def share_pieces(self, k: int, rank: int, size: int) -> list[Piece]:
+        """The same share as pieces of windows."""
+        samples = self.batch_size(k)
+        return cut(self.pieces(k), samples * rank // size, samples * (rank + 1) // size)
+
+    def pieces(self, k: int) -> list[Piece]:
+        """Global batch ``k``, lane by lane: which samples of which windows, the same in every epoch."""
+        if not 0 <= k < self.batches:
+            raise IndexError(f"global batch {k} of {self.batches}")
+        start = k * self.global_batch_size
+        stop = min(start + self.global_batch_size, self.samples)
+        pieces: list[Piece] = []
+        for lane in range(self._lanes):
+            # Place p of an epoch is sample p // lanes of lane p % lanes.
+            first, last = ((place - lane + self._lanes - 1) // self._lanes for place in (start, stop))
+            while first < last:
+                window = self._window_of(lane, first)
+                begin = window.start - self._lane_start(lane)
+                until = min(last, window.stop - self._lane_start(lane))
+                pieces.append(Piece(window, first - begin, until - begin))
+                first = until
+        return pieces
+
+    def rows(self, epoch: int, pieces: list[Piece]) -> Rows:
+        """Dataset rows of the samples of ``pieces``."""
+        found = [
+            self.window_rows(epoch, p.window)[self.mixed(epoch, p.window)[p.first : p.last]] for p in pieces
+        ]
+        return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
+
+    def ranges(self, epoch: int, window: Window) -> Iterator[tuple[int, int]]:
+        """The window's rows before they mix, as runs of neighbours (start, stop): what is read from disk."""
+        return self._blocks(epoch).ranges(window.start, window.stop)
+
+    def window_rows(self, epoch: int, window: Window) -> Rows:
+        """The window's rows before they mix, int64 (stop - start,)."""
+        return np.concatenate([np.arange(a, b) for a, b in self.ranges(epoch, window)])
+
+    def mixed(self, epoch: int, window: Window) -> Rows:
+        """Permutation of the samples of a window."""
+        return permutation(window.stop - window.start, self.seed, epoch, window.lane, window.number)
+
+    @cached_property
+    def _whole(self) -> bool:
+        """One window holds everything."""
+        return self.samples <= self.window
+
+    @cached_property
+    def _lanes(self) -> int:
+        return 1 if self._whole else min(self.lanes, self.window)
+
+    def _blocks(self, epoch: int) -> BlockShuffle:
+        return BlockShuffle(self.samples, self.samples if self._whole else self.block, self.seed, epoch)
+
+    def _lane_start(self, lane: int) -> int:
+        """Lanes differ by one sample at most; the first ones are longer, as places are dealt in turn."""
+        return lane * (self.samples // self._lanes) + min(lane, self.samples % self._lanes)
+
+    def _window_of(self, lane: int, sample: int) -> Window:
+        """Windows of a lane are equal but for the first, whose length rises from lane to lane: one lane after
+        the other, not all at once, needs its next window, and reading is even."""
+        origin, end = self._lane_start(lane), self._lane_start(lane + 1)
+        if self._whole:
+            return Window(0, 0, 0, self.samples)
+        length = self.window // self._lanes
+        first = -(-length * (lane + 1) // self._lanes)
+        number = 0 if sample < first else 1 + (sample - first) // length
+        start = 0 if number == 0 else first + (number - 1) * length
+        stop = first if number == 0 else start + length
+        return Window(lane, number, origin + start, min(origin + stop, end))
 
 
 def split(rows: Rows, rank: int, size: int) -> Rows:
@@ -47,9 +157,18 @@ def split(rows: Rows, rank: int, size: int) -> Rows:
     return rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
 
 
-@lru_cache(maxsize=2)
-def permutation(samples: int, seed: int, epoch: int) -> Rows:
+def cut(pieces: list[Piece], first: int, last: int) -> list[Piece]:
+    """Samples ``first`` to ``last`` of all those of ``pieces``."""
+    found, place = [], 0
+    for piece in pieces:
+        low, high = max(first - place, 0), min(last - place, len(piece))
+        if low < high:
+            found.append(Piece(piece.window, piece.first + low, piece.first + high))
+        place += len(piece)
+    return found
+
+
+def permutation(samples: int, seed: int, epoch: int, lane: int = 0, window: int = 0) -> Rows:
     """All rows once, shuffled: a pure function of its arguments on every machine (Philox counter generator)."""
-    rows = np.random.Generator(np.random.Philox(key=(seed, epoch))).permutation(samples)
-    rows.flags.writeable = False  # the cache hands the same array to everyone
-    return rows
+    bits = np.random.Philox(key=(seed, epoch), counter=(0, 0, lane, window))
+    return np.random.Generator(bits).permutation(samples)

@@ -2,57 +2,82 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
-from hpctrain.data.columns import Columns, SparseRows, count, index_dtype
+from hpctrain.data.columns import Columns, RaggedRows, SparseRows, count, index_dtype
 from hpctrain.errors import UserError
 from hpctrain.files import read_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class DenseField(_Model):
+class _Field(_Model):
+    shape: tuple[NonNegativeInt, ...] = ()
+    dtype: str = "float32"
+    features: tuple[str, ...] = ()
+    """Names along the last axis of ``shape``, where it has any: pt, eta, phi …"""
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        try:
+            numbers = np.dtype(self.dtype).kind in "fiub"
+        except TypeError:
+            numbers = False
+        if not numbers:
+            raise ValueError(f"dtype '{self.dtype}' is not a number's")
+        if self.features and (not self.shape or len(self.features) != self.shape[-1]):
+            raise ValueError(f"{len(self.features)} features are named for the shape {list(self.shape)}")
+        return self
+
+
+class DenseField(_Field):
     """One array of a fixed shape per event; ``()`` is a number."""
 
     kind: Literal["dense"] = "dense"
-    shape: tuple[int, ...] = ()
-    dtype: str = "float32"
 
 
-class SparseField(_Model):
+class SparseField(_Field):
     """One array of a fixed shape per event of which only the cells that are not zero are stored."""
 
     kind: Literal["sparse"] = "sparse"
-    shape: tuple[int, ...]
-    dtype: str = "float32"
 
 
-AnyField = Annotated[DenseField | SparseField, Field(discriminator="kind")]
-Fields = Mapping[str, DenseField | SparseField]
+class RaggedField(_Field):
+    """A list of items per event, each of ``shape``: particles, hits, tracks, vertices."""
+
+    kind: Literal["ragged"] = "ragged"
+
+
+AnyField = Annotated[DenseField | SparseField | RaggedField, Field(discriminator="kind")]
+Fields = Mapping[str, DenseField | SparseField | RaggedField]
+FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class ShardInfo(_Model):
     """One file of the directory."""
 
-    file: str
-    events: int
-    bytes: int
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    events: NonNegativeInt
+    bytes: NonNegativeInt
     sha256: str
+    """Of the file."""
+    digest: str
+    """Of the shard's table of checksums (see ``checksums``): what any part of it that is read is held to."""
 
 
 class DatasetInfo(_Model):
     """``dataset.json``."""
 
-    schema_version: Literal[1] = 1
-    events: int
-    fields: dict[str, AnyField]
+    schema_version: Literal[2] = 2
+    events: NonNegativeInt
+    fields: dict[FieldName, AnyField]
     shards: tuple[ShardInfo, ...]
     provenance: dict[str, Any] = {}
     """Where the events come from: generator, versions, seeds, processes."""
@@ -60,9 +85,11 @@ class DatasetInfo(_Model):
     """Constants of the training split that every split shares."""
 
     @model_validator(mode="after")
-    def _counts_agree(self) -> "DatasetInfo":
+    def _counts_agree(self) -> Self:
         if self.events != sum(shard.events for shard in self.shards):
             raise ValueError(f"events is {self.events}, the shards hold {sum(s.events for s in self.shards)}")
+        if "row" in self.fields:  # a batch has the numbers of its events under that name
+            raise ValueError("a field cannot be called 'row'")
         return self
 
     @classmethod
@@ -106,34 +133,56 @@ def check(columns: Columns, fields: Fields, where: str) -> int:
     return events
 
 
-def _problem(values: Any, field: DenseField | SparseField) -> str | None:
-    if isinstance(field, DenseField):
-        if isinstance(values, SparseRows):
-            return "is sparse, the schema says dense"
-        if values.shape[1:] != field.shape or values.dtype != np.dtype(field.dtype):
-            return (
-                f"is {values.dtype}{list(values.shape[1:])}, the schema says {field.dtype}{list(field.shape)}"
-            )
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            return "has NaN or infinite values"
-        return None
-    if not isinstance(values, SparseRows):
-        return "is dense, the schema says sparse"
+def _problem(values: Any, field: DenseField | SparseField | RaggedField) -> str | None:
+    kind = {SparseRows: "sparse", RaggedRows: "ragged"}.get(type(values), "dense")
+    if kind != field.kind:
+        return f"is {kind}, the schema says {field.kind}"
+    if isinstance(values, SparseRows):
+        return _sparse_problem(values, field)
+    if isinstance(values, RaggedRows):
+        return offsets_problem(values.offsets, len(values.values)) or _array_problem(values.values, field)
+    return _array_problem(values, field)
+
+
+def _array_problem(values: Any, field: _Field) -> str | None:
+    if values.shape[1:] != field.shape or values.dtype != np.dtype(field.dtype):
+        return f"is {values.dtype}{list(values.shape[1:])}, the schema says {field.dtype}{list(field.shape)}"
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return "has NaN or infinite values"
+    return None
+
+
+def _sparse_problem(values: SparseRows, field: _Field) -> str | None:
     size = int(np.prod(field.shape))
     if values.values.dtype != np.dtype(field.dtype) or values.indices.dtype != index_dtype(size):
-        return f"holds {values.values.dtype} at {values.indices.dtype} indices, the schema says {field.dtype}"
-    offsets = values.offsets
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
-        return "has offsets that do not rise from 0"
-    if not offsets[-1] == len(values.indices) == len(values.values):
         return (
-            f"has offsets to {offsets[-1]} for {len(values.indices)} indices and {len(values.values)} values"
+            f"holds {values.values.dtype} at {values.indices.dtype} indices, "
+            f"the schema says {field.dtype} at {np.dtype(index_dtype(size))}"
         )
+    if values.values.shape != values.indices.shape or values.values.ndim != 1:
+        return f"has {len(values.indices)} indices and {len(values.values)} values"
+    problem = offsets_problem(values.offsets, len(values.values))
+    if problem:
+        return problem
     if len(values.indices) and int(values.indices.max()) >= size:
         return f"has an index {int(values.indices.max())} outside its shape {list(field.shape)}"
-    falls = np.flatnonzero(np.diff(values.indices.astype(np.int64)) <= 0) + 1
-    if len(np.setdiff1d(falls, offsets, assume_unique=False)):
+    # Falls from one cell to the next are right only where a new row begins.
+    rises = values.indices[1:] > values.indices[:-1]
+    starts = values.offsets[1:-1]
+    rises[starts[(starts > 0) & (starts < len(values.indices))] - 1] = True
+    if not rises.all():
         return "has rows whose indices do not rise (each cell may be named once)"
-    if not np.isfinite(values.values).all():
+    if values.values.dtype.kind == "f" and not np.isfinite(values.values).all():
         return "has NaN or infinite values"
+    return None
+
+
+def offsets_problem(offsets: Any, values: int) -> str | None:
+    """What is wrong with the offsets of rows that own ``values`` values, in words; None when nothing is."""
+    if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
+        return f"has offsets of type {offsets.dtype}{list(offsets.shape)}, they must be int64"
+    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+        return "has offsets that do not rise from 0"
+    if offsets[-1] != values:
+        return f"has offsets to {offsets[-1]} for {values} values"
     return None

@@ -1,27 +1,43 @@
 """Shards: HDF5 files of events beside a ``dataset.json``. Written once, whole, never changed.
 
-A shard is built in memory and reaches the disk in one write, so it is either there with the checksum that
-``dataset.json`` gives or not there at all. Reading checks the checksum the first time a shard is opened.
+``docs/data.md`` is the specification. A shard is built in memory and reaches the disk in one write, so it is
+either there with the checksums that ``dataset.json`` gives or not there at all.
 """
 
-import hashlib
+import contextlib
+import copy
+import fcntl
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
-import h5py
 import numpy as np
 
 from hpctrain.data import schema
-from hpctrain.data.columns import Array, Columns, SparseRows, concatenate, take
-from hpctrain.data.schema import DatasetInfo, DenseField, Fields, ShardInfo, SparseField
+from hpctrain.data.checksums import BLOCK_ROWS
+from hpctrain.data.columns import (
+    Array,
+    Columns,
+    RaggedRows,
+    SparseRows,
+    concatenate,
+    count,
+    part,
+    row_bytes,
+    take,
+)
+from hpctrain.data.schema import DatasetInfo, DenseField, Fields, RaggedField, ShardInfo, SparseField
+from hpctrain.data.shard_file import Compression, ShardFile, read_shard, write_shard
 from hpctrain.errors import UserError
-from hpctrain.files import write_atomically, write_json
+from hpctrain.files import as_user_error, write_json
 
 __all__ = [
     "DenseField",
+    "RaggedField",
+    "RaggedRows",
     "ShardDataset",
     "ShardWriter",
     "SparseField",
@@ -30,61 +46,15 @@ __all__ = [
     "write_shard",
 ]
 
-
-def write_shard(path: Path, fields: Fields, columns: Columns) -> ShardInfo:
-    """Write events as one HDF5 file, whole or not at all. Raises ``UserError`` (schema, full disk)."""
-    events = schema.check(columns, fields, str(path))
-    with h5py.File(path.name, "w", driver="core", backing_store=False, track_order=True) as file:
-        for name in fields:
-            values = columns[name]
-            if isinstance(values, SparseRows):
-                group = file.create_group(name)
-                group["offsets"] = values.offsets.astype(np.int64)
-                group["indices"] = values.indices
-                group["values"] = values.values
-            else:
-                file[name] = values
-        file.flush()
-        image = file.id.get_file_image()
-    write_atomically(path, image)
-    return ShardInfo(
-        file=path.name, events=events, bytes=len(image), sha256=hashlib.sha256(image).hexdigest()
-    )
-
-
-def read_shard(path: Path, info: ShardInfo | None = None, names: Sequence[str] | None = None) -> Columns:
-    """All events of a shard; with ``info`` its size and checksum are checked first.
-
-    Raises ``UserError`` when the file is missing, changed, truncated or not HDF5.
-    """
-    hint = "Copy it again from where it came, or generate the dataset again"
-    try:
-        image = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read shard {path}: {error.strerror}", hint=hint) from error
-    if info is not None and hashlib.sha256(image).hexdigest() != info.sha256:
-        size = "" if len(image) == info.bytes else f" ({len(image)} bytes, {info.bytes} were written)"
-        raise UserError(f"shard {path} is not what was written{size}: its checksum differs", hint=hint)
-    columns: Columns = {}
-    try:
-        # The image just checked is what is read: the file on disk may change meanwhile, our bytes do not.
-        with h5py.File.in_memory(image) as file:
-            for name in names if names is not None else list(file):
-                item = file[name]
-                if isinstance(item, h5py.Group):
-                    columns[name] = SparseRows(item["offsets"][:], item["indices"][:], item["values"][:])
-                else:
-                    columns[name] = item[()]
-    except (OSError, KeyError, RuntimeError) as error:
-        raise UserError(f"shard {path} is not a readable HDF5 shard: {error}", hint=hint) from error
-    return columns
+_LOCK = ".writing"
 
 
 class ShardWriter:
-    """Streams events into shards of ``events_per_shard``; ``dataset.json`` is written last, on a clean exit.
+    """Streams events into shards; ``dataset.json`` is written last, on a clean exit.
 
-    Memory is bounded by one shard and the largest piece appended. Raises ``UserError`` when ``directory``
-    already holds a dataset.
+    A shard ends at ``events_per_shard`` events or ``shard_bytes`` bytes, whichever comes first, so memory is
+    bounded by a few shards and the largest piece appended. ``provenance`` and ``scale`` may be filled until the
+    writer is closed. Raises ``UserError`` when ``directory`` holds a dataset or is being written by another.
     """
 
     def __init__(
@@ -94,45 +64,102 @@ class ShardWriter:
         *,
         provenance: dict[str, Any] | None = None,
         scale: dict[str, Any] | None = None,
-        events_per_shard: int = 2048,
+        events_per_shard: int = 2**16,
+        shard_bytes: int = 64 * 2**20,
+        compression: Compression = "none",
     ) -> None:
         if (directory / "dataset.json").exists():
             raise UserError(f"{directory} already holds a dataset", hint="Delete it or write elsewhere")
         self.directory = directory
         self.fields = fields
-        self.provenance = provenance or {}
-        self.scale = scale or {}
+        self.provenance = {} if provenance is None else provenance
+        self.scale = {} if scale is None else scale
         self.events_per_shard = events_per_shard
+        self.shard_bytes = shard_bytes
+        self.compression = compression
         self._pending: list[Columns] = []
         self._events = 0
+        self._bytes = 0
         self._shards: list[ShardInfo] = []
+        self._lock: IO[str] | None = None
 
     def append(self, columns: Columns) -> None:
         """Add events; full shards are written at once."""
-        self._events += schema.check(columns, self.fields, str(self.directory))
-        self._pending.append(columns)
-        while self._events >= self.events_per_shard:
-            self._write(self.events_per_shard)
+        if not schema.check(columns, self.fields, str(self.directory)):
+            return
+        self._claim()
+        start, events = 0, count(columns)
+        size = row_bytes(columns)
+        while start < events:
+            # Where a shard ends depends on the events alone, not on the pieces in which they come.
+            seen = self._events + np.arange(1, events - start + 1)
+            reached = self._bytes + np.cumsum(size[start:])
+            full = (seen == self.events_per_shard) | (
+                (seen % BLOCK_ROWS == 0) & (reached >= self.shard_bytes)
+            )
+            stop = start + int(full.argmax()) + 1 if full.any() else events
+            self._pending.append(
+                copy.deepcopy(part(columns, start, stop))
+            )  # the caller may use its arrays again
+            self._events = int(seen[stop - start - 1])
+            self._bytes = int(reached[stop - start - 1])
+            start = stop
+            if full.any():
+                self._write()
 
-    def _write(self, events: int) -> None:
-        joined = concatenate(self._pending)
+    def _claim(self) -> None:
+        """Keep other writers away from the directory, for as long as this process lives."""
+        if self._lock is not None:
+            return
+        path = self.directory / _LOCK
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            stream = path.open("w")
+        except OSError as error:
+            raise as_user_error(error, path) from error
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.close()
+            raise UserError(
+                f"another process is writing a dataset into {self.directory}",
+                hint="Give each writer a directory of its own, then join them: `hpctrain data merge`",
+            ) from error
+        except OSError:
+            pass  # a file system without locks: one writer a directory is then up to the user
+        self._lock = stream
+        if (self.directory / "dataset.json").exists():  # another finished between our look and our lock
+            raise UserError(f"{self.directory} already holds a dataset", hint="Delete it or write elsewhere")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                Path(self._lock.name).unlink()
+            self._lock.close()
+            self._lock = None
+
+    def _write(self) -> None:
+        columns = concatenate(self._pending)
+        self._pending, self._events, self._bytes = [], 0, 0
         path = self.directory / f"shard-{len(self._shards):05d}.h5"
-        self._shards.append(write_shard(path, self.fields, take(joined, np.arange(events))))
-        self._events -= events
-        self._pending = [take(joined, np.arange(events, events + self._events))] if self._events else []
+        self._shards.append(write_shard(path, self.fields, columns, compression=self.compression))
 
     def close(self) -> DatasetInfo:
         """Write what is left and ``dataset.json``."""
-        if self._events:
-            self._write(self._events)
-        info = DatasetInfo(
-            events=sum(shard.events for shard in self._shards),
-            fields=dict(self.fields),
-            shards=tuple(self._shards),
-            provenance=self.provenance,
-            scale=self.scale,
-        )
-        write_json(self.directory / "dataset.json", info.model_dump(mode="json"))
+        self._claim()
+        try:
+            if self._events:
+                self._write()
+            info = DatasetInfo(
+                events=sum(shard.events for shard in self._shards),
+                fields=dict(self.fields),
+                shards=tuple(self._shards),
+                provenance=self.provenance,
+                scale=self.scale,
+            )
+            write_json(self.directory / "dataset.json", info.model_dump(mode="json"))
+        finally:
+            self._release()
         return info
 
     def __enter__(self) -> Self:
@@ -143,26 +170,44 @@ class ShardWriter:
     ) -> None:
         if kind is None:
             self.close()
+        else:
+            self._release()
 
 
 class ShardDataset:
-    """Reads a shard directory. Keeps the shards used last in memory, up to ``cache_bytes``."""
+    """Reads a shard directory: any rows of any fields, each held to its checksum.
 
-    def __init__(self, directory: Path, info: DatasetInfo, cache_bytes: int = 512 * 2**20) -> None:
+    Keeps the files used last open. Safe in a forked process, which opens its own.
+    """
+
+    OPEN_FILES = 64
+
+    def __init__(self, directory: Path, info: DatasetInfo) -> None:
         self.directory = directory
         self.info = info
-        self._starts = np.concatenate([[0], np.cumsum([shard.events for shard in info.shards])])
-        self._cache: OrderedDict[int, Columns] = OrderedDict()
-        self._cache_bytes = cache_bytes
+        self._starts = np.concatenate([[0], np.cumsum([shard.events for shard in info.shards])]).astype(
+            np.int64
+        )
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._process = os.getpid()
 
     @classmethod
     def open(cls, directory: Path) -> "ShardDataset":
-        """Open a directory that a ``ShardWriter`` closed. Raises ``UserError``."""
+        """Open a directory that a ``ShardWriter`` closed. Raises ``UserError`` (missing or truncated shards too)."""
         info = DatasetInfo.read(directory)
         for shard in info.shards:
-            if not (directory / shard.file).is_file():
+            path = directory / shard.file
+            try:
+                size = path.stat().st_size
+            except OSError as error:
                 raise UserError(
-                    f"shard {directory / shard.file} is missing", hint="Generate the dataset again"
+                    f"shard {path} is missing",
+                    hint="Copy it again from where it came, or make the dataset again",
+                ) from error
+            if size != shard.bytes:
+                raise UserError(
+                    f"shard {path} is not what was written ({size} bytes, {shard.bytes} were written)",
+                    hint="Copy it again from where it came, or make the dataset again",
                 )
         return cls(directory, info)
 
@@ -185,50 +230,67 @@ class ShardDataset:
     def scale(self) -> dict[str, Any]:
         return self.info.scale
 
+    @property
+    def row_bytes(self) -> float:
+        """Mean size of an event on disk."""
+        return sum(shard.bytes for shard in self.info.shards) / max(1, self.events)
+
+    def read_range(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
+        """Events ``start`` to ``stop``: one long read of each array of each shard."""
+        wanted = list(self.fields) if names is None else list(names)
+        return concatenate(
+            [self._shard(shard).read(low, high, wanted) for shard, low, high in self._pieces(start, stop)]
+        )
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(shard, first row in it, past the last row in it) of the shards that hold events ``start`` to ``stop``."""
+        if not 0 <= start < stop <= self.events:
+            raise IndexError(f"rows {start} to {stop} must lie in 0 to {self.events}")
+        shard = int(np.searchsorted(self._starts, start, side="right")) - 1
+        while start < stop:
+            begin, end = int(self._starts[shard]), int(self._starts[shard + 1])
+            if start < end:
+                yield shard, start - begin, min(stop, end) - begin
+            start, shard = max(start, end), shard + 1
+
+    def counts(self, start: int, stop: int, name: str) -> Any:
+        """Items (or stored cells) that events ``start`` to ``stop`` have in a ragged (sparse) field, int64; no values are read."""
+        return np.concatenate(
+            [self._shard(shard).counts(low, high, name) for shard, low, high in self._pieces(start, stop)]
+        )
+
     def read(self, rows: Array, names: Sequence[str] | None = None) -> Columns:
         """The events ``rows`` (int (n,), any order, repeats allowed), in that order."""
         rows = np.asarray(rows, dtype=np.int64)
         if len(rows) == 0 or rows.min() < 0 or rows.max() >= self.events:
             raise IndexError(f"rows must be some of 0 to {self.events - 1}")
-        wanted = list(self.fields) if names is None else list(names)
-        owner = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(owner, kind="stable")
-        parts = []
-        for shard in np.unique(owner):
-            mine = rows[order][owner[order] == shard] - self._starts[shard]
-            columns = self._shard(int(shard))
-            parts.append(take({name: columns[name] for name in wanted}, mine))
-        back = np.empty(len(rows), dtype=np.int64)
-        back[order] = np.arange(len(rows))
-        return take(concatenate(parts), back)
+        # Neighbouring blocks are read in one piece.
+        blocks = np.unique(rows // BLOCK_ROWS)
+        runs = np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1)
+        starts = np.array([run[0] for run in runs]) * BLOCK_ROWS
+        stops = np.minimum((np.array([run[-1] for run in runs]) + 1) * BLOCK_ROWS, self.events)
+        parts = [self.read_range(int(a), int(b), names) for a, b in zip(starts, stops, strict=True)]
+        places = np.concatenate([[0], np.cumsum(stops - starts)])
+        run_of_row = np.searchsorted(starts, rows, side="right") - 1
+        return take(concatenate(parts), rows - starts[run_of_row] + places[run_of_row])
 
     def column(self, name: str) -> Any:
         """One field of every event, in order."""
-        return self.read(np.arange(self.events), [name])[name]
+        return self.read_range(0, self.events, [name])[name]
 
     def describe(self) -> str:
         """One line for logs."""
         return f"{self.directory}: {self.events} events in {len(self.info.shards)} shards"
 
-    def _shard(self, number: int) -> Columns:
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
-        info = self.info.shards[number]
-        path = self.directory / info.file
-        columns = read_shard(path, info)
-        if schema.check(columns, self.fields, str(path)) != info.events:
-            raise UserError(
-                f"shard {path} does not hold {info.events} events", hint="Generate the dataset again"
-            )
-        self._cache[number] = columns
-        while len(self._cache) > 1 and sum(map(_bytes, self._cache.values())) > self._cache_bytes:
-            self._cache.popitem(last=False)
-        return columns
-
-
-def _bytes(columns: Columns) -> int:
-    return sum(
-        v.offsets.nbytes + v.indices.nbytes + v.values.nbytes if isinstance(v, SparseRows) else v.nbytes
-        for v in columns.values()
-    )
+    def _shard(self, number: int) -> ShardFile:
+        if self._process != os.getpid():
+            self._open.clear()  # the parent's: HDF5 files do not survive a fork
+            self._process = os.getpid()
+        if number in self._open:
+            self._open.move_to_end(number)
+        else:
+            info = self.info.shards[number]
+            self._open[number] = ShardFile(self.directory / info.file, self.fields, info)
+            if len(self._open) > self.OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        return self._open[number]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpctrain.data.columns import Array, Columns, SparseRows, concatenate, take
-from hpctrain.data.schema import DenseField, SparseField
+from hpctrain.data.columns import Columns, SparseRows, concatenate, take
+from hpctrain.data.schema import DenseField, Fields, SparseField
 from hpctrain.data.shards import ShardWriter, read_shard
 from hpctrain.errors import UserError
 from hpctrain.ingest.chunks import stable_hash
@@ -81,9 +81,15 @@ def split_rows(samples: Sequence[Sample], fractions: Mapping[str, float], seed: 
 
 
 def read_split(
-    samples: Sequence[Sample], rows: Sequence[Rows], folder: Path, luminosity_fb: float, seed: int, split: str
+    samples: Sequence[Sample],
+    rows: Sequence[Rows],
+    folder: Path,
+    fields: Fields,
+    luminosity_fb: float,
+    seed: int,
+    split: str,
 ) -> Columns:
-    """The events ``rows`` of every sample as columns, in one shuffled order."""
+    """The events ``rows`` of every sample as columns, in one shuffled order; ``fields`` are those of the parts."""
     pieces: list[Columns] = []
     for number, (sample, wanted) in enumerate(zip(samples, rows, strict=True)):
         start = 0
@@ -92,7 +98,7 @@ def read_split(
             start += part.preselected
             if len(mine) == 0:
                 continue
-            piece = take(read_shard(folder / part.file, part.shard), mine)
+            piece = take(read_shard(folder / part.file, fields, part.shard), mine)
             piece["label"] = np.full(len(mine), int(sample.process.signal), dtype=np.int64)
             piece["weight"] = np.full(len(mine), sample.weight(luminosity_fb))
             piece["process"] = np.full(len(mine), number, dtype=np.int64)
@@ -102,7 +108,7 @@ def read_split(
     return take(columns, rng.permutation(sum(map(len, rows))))
 
 
-def image_scale(images: SparseRows | Array, image_shape: tuple[int, ...]) -> dict[str, list[float]]:
+def image_scale(images: Any, image_shape: tuple[int, ...]) -> dict[str, list[float]]:
     """Largest cell and mean of the non-zero cells, per channel; 1 for a channel without any."""
     if not isinstance(images, SparseRows):
         raise TypeError("image_scale takes sparse rows")
@@ -152,7 +158,7 @@ def write_splits(
     try:
         for split in SPLITS:
             rows = [a[split] for a in assigned]
-            columns = read_split(samples, rows, parts, luminosity_fb, seed, split)
+            columns = read_split(samples, rows, parts, part_fields(image_bins), luminosity_fb, seed, split)
             if split == "train":
                 scale = image_scale(columns["image"], fields["image"].shape)
             processes = [

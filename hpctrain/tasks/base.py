@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from hpctrain.data.balance import Balance
 from hpctrain.data.loader import Batch
 from hpctrain.data.shards import ShardDataset
 
@@ -37,6 +38,8 @@ class Task(Protocol):
     model: nn.Module
     fields: Sequence[str]
     """Dataset fields that a batch must hold."""
+    balance: Balance | None
+    """What an event costs, where that differs much from event to event (graphs); ranks then share work, not events."""
 
     def prepare(self, dataset: ShardDataset, seed: int) -> None:
         """Build the model for this dataset, take its constants (scales) from it. Same on every rank."""

@@ -42,6 +42,7 @@ class ImageClassification:
         """Augment: mirror half of the training images in η."""
 
     fields: Sequence[str] = ("image", "label", "weight")
+    balance = None
     model: nn.Module
 
     def __init__(self, config: Config) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,8 +14,6 @@ from torch import nn
 
 from hpctrain import machine
 from hpctrain.config import AnyComponent, ComponentConfig, component, section
-from hpctrain.data.loader import Loader
-from hpctrain.data.order import Order
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator, broadcast_state
@@ -111,16 +110,15 @@ class _Session:
         broadcast_state(self.task.model, communicator)
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
-        options: dict[str, Any] = {
-            "rank": communicator.rank,
-            "size": communicator.size,
-            "device": communicator.device,
-        }
-        self.train = Loader(train, names=self.task.fields, **options)
-        self.validation = Loader(
-            ShardDataset.open(run.data / "validation"), names=self.task.fields, **options
+        loading = experiment.data.build()
+        balance = self.task.balance
+        self.train, self.validation = (
+            loading.loader(
+                loading.open(run.data / split, communicator), self.task.fields, communicator, balance
+            )
+            for split in ("train", "validation")
         )
-        self.order = Order(len(train), config.global_batch_size, experiment.seed)
+        self.order = loading.order(train, config.global_batch_size, experiment.seed)
         self.position = Position()
         phases = self.task.phases()
         steps = config.epochs * self.order.batches
@@ -132,7 +130,9 @@ class _Session:
             factor=lambda step: schedule_factor(config.schedule, step, steps, config.warmup_steps),
         )
         self.identity = _identity(
-            experiment.seed, experiment.task, config, [shard.sha256 for shard in train.info.shards]
+            experiment.seed,
+            [experiment.task, experiment.data, config],
+            [shard.sha256 for shard in train.info.shards],
         )
 
     def resume(self) -> None:
@@ -199,7 +199,7 @@ class _Session:
         for k, batch in enumerate(self.train.epoch(order, position.epoch, first), first):
             torch.manual_seed(_step_seed(self.seed, self.trainer.steps, self.communicator.rank))
             results = self.trainer.step(batch)
-            size = len(order.global_batch(position.epoch, k))
+            size = order.batch_size(k)
             loss = sum(results[phase.name] for phase in self.trainer.phases)
             samples += size
             position.samples_seen += size
@@ -232,11 +232,13 @@ class _Session:
             "seconds": seconds,
             "samples_per_second": samples / seconds,
         }
+        if self.train.balance is not None:
+            record["imbalance"] = self.train.imbalance.mean
         self.tracker.log("epoch", **record)
         if best:
             position.best_metric, position.best_epoch = metric, position.epoch
         position.history.append(
-            {k: v for k, v in record.items() if k not in {"seconds", "samples_per_second"}}
+            {k: v for k, v in record.items() if k not in {"seconds", "samples_per_second", "imbalance"}}
         )
         position.epoch += 1
         position.samples_seen, position.loss_sum, position.weight_sum = 0, 0.0, 0.0
@@ -287,10 +289,9 @@ class _Session:
         }
 
 
-def _identity(seed: int, task: ComponentConfig, config: ComponentConfig, shards: list[str]) -> str:
+def _identity(seed: int, configs: Sequence[ComponentConfig], shards: list[str]) -> str:
     """What must be the same for a checkpoint to be gone on from."""
-    settings = config.model_dump(mode="json", exclude=set(config.speed_keys))
-    parts = [seed, task.model_dump(mode="json", exclude=set(task.speed_keys)), settings, shards]
+    parts = [seed, *(c.model_dump(mode="json", exclude=set(c.speed_keys)) for c in configs), shards]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hpctrain.data.loader import Loader, scatter
+from hpctrain.data.batches import scatter
+from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
 from hpctrain.data.shards import ShardDataset, SparseRows
 from hpctrain.errors import UserError
@@ -22,7 +23,7 @@ def test_scatter_is_dense():
 
 
 def test_ranks_together_see_each_global_batch(dataset):
-    order = Order(101, 32, seed=3)
+    order = Order(101, 32, seed=3, block=8, window=64, lanes=4)
     ranks = [list(Loader(dataset, rank=r, size=3).epoch(order, 1)) for r in range(3)]
     assert len({len(batches) for batches in ranks}) == 1
     for k, batches in enumerate(zip(*ranks, strict=True)):
@@ -33,7 +34,7 @@ def test_ranks_together_see_each_global_batch(dataset):
 
 
 def test_going_on_in_the_middle_of_an_epoch(dataset):
-    order = Order(101, 16, seed=3)
+    order = Order(101, 16, seed=3, block=8, window=64, lanes=4)
     whole = list(Loader(dataset).epoch(order, 0))
     rest = list(Loader(dataset).epoch(order, 0, first=4))
     assert [b["row"].tolist() for b in rest] == [b["row"].tolist() for b in whole[4:]]

@@ -1,0 +1,69 @@
+"""Equal work for every rank: a batch of graphs is cut where the work is halved, not where the events are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Work = NDArray[np.float64]
+
+
+def fully_connected_work(nodes: Ints) -> Work:
+    """Nodes and directed edges of fully connected graphs: n + n (n − 1)."""
+    return np.asarray(nodes, dtype=np.float64) ** 2
+
+
+@dataclass(frozen=True)
+class NeighbourWork:
+    """Nodes and edges of graphs in which each node has ``k`` neighbours at most: n + n min(k, n − 1)."""
+
+    k: int
+
+    def __call__(self, nodes: Ints) -> Work:
+        n = np.asarray(nodes, dtype=np.float64)
+        return n + n * np.minimum(self.k, np.maximum(n - 1, 0))
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What an event costs: ``work`` of the number of items it has in the ragged field ``field``."""
+
+    field: str
+    work: Callable[[Ints], Work] = fully_connected_work
+
+
+def cuts(work: Work, size: int) -> Ints:
+    """Where to cut events into ``size`` contiguous shares of nearly equal work: int64 (size + 1,).
+
+    No share is off by more than one event's work from the ideal. Without any work, events are cut evenly.
+    """
+    total = work.sum()
+    if total <= 0:
+        return np.arange(size + 1, dtype=np.int64) * len(work) // size
+    ends = np.concatenate([[0.0], np.cumsum(work)])
+    ideal = total * np.arange(1, size) / size
+    after = np.searchsorted(ends, ideal)
+    nearer = np.where(ideal - ends[after - 1] < ends[after] - ideal, after - 1, after)
+    return np.concatenate([[0], np.maximum.accumulate(nearer), [len(work)]]).astype(np.int64)
+
+
+class Imbalance:
+    """Largest over mean work of the ranks, averaged over steps: 1 is perfect, 2 wastes half the machine."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._sum = 0.0
+
+    def add(self, work: Work, places: Ints) -> None:
+        """One step: events of this ``work``, cut at ``places``."""
+        ends = np.concatenate([[0.0], np.cumsum(work)])
+        shares = np.diff(ends[places])
+        if shares.sum() > 0:
+            self._sum += float(shares.max() / shares.mean())
+            self.steps += 1
+
+    @property
+    def mean(self) -> float:
+        return self._sum / self.steps if self.steps else 1.0

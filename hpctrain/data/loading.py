@@ -1,0 +1,83 @@
+"""How a run reads its shards: the order of samples, the loader, and where the bytes come from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from hpctrain.config import ComponentConfig
+from hpctrain.data.balance import Balance
+from hpctrain.data.loader import Loader
+from hpctrain.data.order import Order
+from hpctrain.data.shards import ShardDataset
+from hpctrain.data.windows import Source
+from hpctrain.parallel.communicator import Communicator
+from hpctrain.registry import register
+
+WINDOW_BYTES = 2**28
+"""What a window takes, over all ranks together, when its size is not given."""
+
+
+@register("data")
+class ShardLoading:
+    """Shuffled batches of a shard directory, from disk or from the memory of all ranks."""
+
+    class Config(ComponentConfig):
+        speed_keys: ClassVar[frozenset[str]] = frozenset({"prefetch"})
+        kind: Literal["shards"] = "shards"
+        window: PositiveInt | None = None
+        """Events within which samples mix, over all ranks together; None takes as many as 256 MiB hold, 65,536 at
+        most. A dataset no larger than this is simply permuted."""
+        block: PositiveInt = 256
+        """Neighbouring events that are read in one piece."""
+        lanes: PositiveInt = 16
+        """Streams that a batch is drawn from: so many ranks read nothing twice. Many more ranks want more lanes."""
+        prefetch: PositiveInt = 2
+        """Batches made ready before they are asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def open(self, directory: Path, communicator: Communicator) -> Source:
+        """The events of a shard directory. Every rank calls it. Raises ``UserError``."""
+        return ShardDataset.open(directory)
+
+    def order(self, dataset: ShardDataset, global_batch_size: int, seed: int) -> Order:
+        """The order of a dataset's events; it follows from the dataset and the configuration alone."""
+        return Order(
+            dataset.events,
+            global_batch_size,
+            seed,
+            block=self.config.block,
+            window=self.config.window or window_for(dataset.row_bytes),
+            lanes=self.config.lanes,
+        )
+
+    def loader(
+        self,
+        source: Source,
+        names: Sequence[str],
+        communicator: Communicator,
+        balance: Balance | None = None,
+    ) -> Loader:
+        """The batches of this rank."""
+        return Loader(
+            source,
+            rank=communicator.rank,
+            size=communicator.size,
+            names=names,
+            device=communicator.device,
+            prefetch=self.config.prefetch,
+            balance=balance,
+        )
+
+
+def window_for(row_bytes: float) -> int:
+    """Events of a window of ``WINDOW_BYTES``: a power of two from 1,024 to 65,536.
+
+    >>> window_for(2000), window_for(600_000)
+    (65536, 1024)
+    """
+    events = max(1, int(WINDOW_BYTES / max(row_bytes, 1)))
+    return int(min(2**16, max(2**10, 2 ** (events.bit_length() - 1))))

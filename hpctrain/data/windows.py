@@ -1,0 +1,85 @@
+"""The windows of an order that a rank has in memory: each read once, in long pieces, and drawn from at random."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpctrain.data.columns import Array, Columns, concatenate, take
+from hpctrain.data.order import Order, Piece, Window
+from hpctrain.data.schema import Fields
+
+Ints = NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Events that can be read: shards on disk, or the memory of all ranks."""
+
+    @property
+    def events(self) -> int: ...
+
+    @property
+    def fields(self) -> Fields: ...
+
+    def read_range(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
+        """Events ``start`` to ``stop``."""
+        ...
+
+    def read(self, rows: Array, names: Sequence[str] | None = None) -> Columns:
+        """The events ``rows``, in that order."""
+        ...
+
+    def counts(self, start: int, stop: int, name: str) -> Ints:
+        """Items that events ``start`` to ``stop`` have in a ragged field, without reading them."""
+        ...
+
+
+class WindowCache:
+    """One window a lane: as a lane goes on to its next window, the one before goes."""
+
+    def __init__(self, source: Source, names: Sequence[str]) -> None:
+        self.source = source
+        self.names = names
+        self._held: dict[int, tuple[tuple[tuple[int, int], ...], Columns]] = {}
+        self._mixed: dict[int, tuple[int, Window, Ints]] = {}
+
+    def take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
+        """The samples of ``pieces`` in order."""
+        parts = []
+        for piece in pieces:
+            columns = self._columns(order, epoch, piece.window)
+            parts.append(
+                take(columns, self._permutation(order, epoch, piece.window)[piece.first : piece.last])
+            )
+        return concatenate(parts)
+
+    def _columns(self, order: Order, epoch: int, window: Window) -> Columns:
+        # A small dataset is one window, the same in every epoch: its rows tell windows apart, not its number.
+        ranges = tuple(order.ranges(epoch, window))
+        held = self._held.get(window.lane)
+        if held is None or held[0] != ranges:
+            self._held.pop(window.lane, None)  # make room first
+            held = (ranges, self._load(ranges))
+            self._held[window.lane] = held
+        return held[1]
+
+    def _load(self, ranges: Sequence[tuple[int, int]]) -> Columns:
+        parts = [self.source.read_range(start, stop, self.names) for start, stop in ranges]
+        rows = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
+        return {"row": np.concatenate(rows), **concatenate(parts)}
+
+    def _permutation(self, order: Order, epoch: int, window: Window) -> Ints:
+        held = self._mixed.get(window.lane)
+        if held is None or held[:2] != (epoch, window):
+            held = (epoch, window, order.mixed(epoch, window))
+            self._mixed[window.lane] = held
+        return held[2]
+
+
+class WorkCache(WindowCache):
+    """How many items the events of the windows in use have: of every lane, so that all ranks cut batches alike."""
+
+    def _load(self, ranges: Sequence[tuple[int, int]]) -> Columns:
+        (name,) = self.names
+        return {name: np.concatenate([self.source.counts(start, stop, name) for start, stop in ranges])}
