@@ -1,29 +1,39 @@
-"""Parts of a generation → train, validation and test shards with weights, mixed and shuffled."""
+"""Parts of a generation → train, validation and test shards with weights, mixed and shuffled.
+
+Nothing here grows with the number of events. Which split an event goes to, and its place there, are computed
+from its number with pseudo-random permutations that are never stored (``data.mixing.Permutation``); the events
+are then put in order of these places through files on disk (``spill``). So the shards follow from the parts and
+the seed alone, not from the memory used.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from hpctrain.data.columns import Columns, SparseRows, concatenate, take
-from hpctrain.data.schema import DenseField, Fields, SparseField
-from hpctrain.data.shards import ShardWriter, read_shard
+from hpctrain.data.checksums import BLOCK_ROWS
+from hpctrain.data.columns import Columns, count, part
+from hpctrain.data.mixing import Permutation
+from hpctrain.data.schema import DenseField, Fields
+from hpctrain.data.shard_file import ShardFile
+from hpctrain.data.shards import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.ingest.chunks import stable_hash
-from hpctrain.ingest.simulate import Part, part_fields
+from hpctrain.ingest.division import SPLITS, Division
+from hpctrain.ingest.parts import Part
+from hpctrain.ingest.scale import Scale
+from hpctrain.ingest.spill import MEMORY, PLACE, in_order
 from hpctrain.physics.generator import CrossSection
 from hpctrain.physics.processes import Process
 
-SPLITS = ("train", "validation", "test")
+CLASSES = ("background", "signal")
+"""What the labels 0 and 1 mean."""
 MB_IN_FB = 1.0e12
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,10 @@ class Sample:
 
     process: Process
     parts: tuple[Part, ...]
+
+    @property
+    def label(self) -> int:
+        return int(self.process.signal)
 
     @property
     def generated(self) -> int:
@@ -54,133 +68,169 @@ class Sample:
         return self.cross_section.mb * MB_IN_FB * luminosity_fb / self.generated
 
 
-def split_rows(samples: Sequence[Sample], fractions: Mapping[str, float], seed: int) -> list[dict[str, Rows]]:
-    """For each sample, the numbers of its preselected events that go to each split, sorted.
+def divide(
+    samples: Sequence[Sample], fractions: Mapping[str, float], seed: int, classes: Sequence[str] = CLASSES
+) -> list[Division]:
+    """The division of each sample. Every process is cut by the same fractions, and more events of one process
+    leave the others where they were.
 
-    Stratified: every process is cut by the same fractions, at random but decided by (seed, process)
-    alone, so that more events of one process leave the others where they were.
-    Raises ``UserError`` when a split would have no signal or no background.
+    Raises ``UserError`` when a split would have no event of one of the ``classes`` (named by label).
     """
-    assigned = []
-    for sample in samples:
-        rng = np.random.default_rng([seed, stable_hash("split:" + sample.process.key)])
-        order = rng.permutation(sample.preselected)
-        cuts = np.rint(np.cumsum([fractions[name] for name in SPLITS]) * sample.preselected).astype(int)
-        pieces = np.split(order, cuts[:-1])
-        assigned.append({name: np.sort(rows) for name, rows in zip(SPLITS, pieces, strict=True)})
-    for signal, kind in ((True, "signal"), (False, "background")):
-        rows = [a for a, s in zip(assigned, samples, strict=True) if s.process.signal is signal]
-        for name in SPLITS:
-            if not sum(len(r[name]) for r in rows):
-                total = sum(s.preselected for s in samples if s.process.signal is signal)
+    divisions = [Division(s.process.key, s.preselected, fractions, seed) for s in samples]
+    for label, kind in enumerate(classes):
+        mine = [d for d, s in zip(divisions, samples, strict=True) if s.label == label]
+        for number, split in enumerate(SPLITS):
+            if not sum(int(d.counts[number]) for d in mine):
+                total = sum(d.events for d in mine)
                 raise UserError(
-                    f"no {kind} event for the {name} split: {total} {kind} events passed the preselection",
+                    f"no {kind} event for the {split} split: {total} {kind} events passed the preselection",
                     hint="raise generate.processes[].events, or the split's fraction",
                 )
-    return assigned
+    return divisions
 
 
-def read_split(
+def finished_fields(fields: Fields) -> Fields:
+    """Fields of the finished shards: those of the parts, and label, weight and process where these have none."""
+    added = {"label": DenseField(dtype="int64"), "weight": DenseField(dtype="float64")}
+    return {
+        **fields,
+        **{k: v for k, v in added.items() if k not in fields},
+        "process": DenseField(dtype="int64"),
+    }
+
+
+def placed_events(
     samples: Sequence[Sample],
-    rows: Sequence[Rows],
-    folder: Path,
+    divisions: Sequence[Division],
+    parts: Path,
     fields: Fields,
     luminosity_fb: float,
     seed: int,
-    split: str,
-) -> Columns:
-    """The events ``rows`` of every sample as columns, in one shuffled order; ``fields`` are those of the parts."""
-    pieces: list[Columns] = []
-    for number, (sample, wanted) in enumerate(zip(samples, rows, strict=True)):
-        start = 0
-        for part in sample.parts:
-            mine = wanted[(wanted >= start) & (wanted < start + part.preselected)] - start
-            start += part.preselected
-            if len(mine) == 0:
-                continue
-            piece = take(read_shard(folder / part.file, fields, part.shard), mine)
-            piece["label"] = np.full(len(mine), int(sample.process.signal), dtype=np.int64)
-            piece["weight"] = np.full(len(mine), sample.weight(luminosity_fb))
-            piece["process"] = np.full(len(mine), number, dtype=np.int64)
-            pieces.append(piece)
-    columns = concatenate(pieces)
-    rng = np.random.default_rng([seed, stable_hash("order:" + split)])
-    return take(columns, rng.permutation(sum(map(len, rows))))
+    memory: int = MEMORY,
+) -> Iterator[Columns]:
+    """All events of the parts with their places (train first, then validation, then test), and what they share.
+
+    That is the sample's label and weight, unless the parts have such fields, and the process.
+    """
+    totals = np.sum([d.counts for d in divisions], axis=0)
+    orders = [
+        Permutation(max(1, int(total)), (seed, stable_hash("order:" + split)))
+        for split, total in zip(SPLITS, totals, strict=True)
+    ]
+    starts = np.cumsum(totals) - totals
+    before = np.zeros_like(totals)
+    for number, (sample, division) in enumerate(zip(samples, divisions, strict=True)):
+        first = 0
+        for piece in _read(sample, parts, fields, memory):
+            events = count(piece)
+            split, rank = division.of(np.arange(first, first + events, dtype=np.int64))
+            first += events
+            place = np.empty(events, dtype=np.int64)
+            for which, order in enumerate(orders):
+                mine = split == which
+                place[mine] = starts[which] + order.place(before[which] + rank[mine])
+            yield {
+                "label": np.full(events, sample.label, dtype=np.int64),
+                "weight": np.full(events, sample.weight(luminosity_fb)),
+                **piece,
+                "process": np.full(events, number, dtype=np.int64),
+                PLACE: place,
+            }
+        before += division.counts
 
 
-def image_scale(images: Any, image_shape: tuple[int, ...]) -> dict[str, list[float]]:
-    """Largest cell and mean of the non-zero cells, per channel; 1 for a channel without any."""
-    if not isinstance(images, SparseRows):
-        raise TypeError("image_scale takes sparse rows")
-    channel = images.indices.astype(np.int64) // int(np.prod(image_shape[1:]))
-    largest, mean = [], []
-    for number in range(image_shape[0]):
-        values = images.values[channel == number].astype(np.float64)
-        largest.append(float(values.max()) if len(values) else 1.0)
-        mean.append(float(values.mean()) if len(values) else 1.0)
-    return {"image_max": largest, "image_mean_nonzero": mean}
-
-
-def all_fields(image_bins: int) -> dict[str, DenseField | SparseField]:
-    """Fields of the finished shards."""
-    return {
-        **part_fields(image_bins),
-        "label": DenseField(dtype="int64"),
-        "weight": DenseField(dtype="float64"),
-        "process": DenseField(dtype="int64"),
-    }
+def _read(sample: Sample, folder: Path, fields: Fields, memory: int) -> Iterator[Columns]:
+    """The events of a sample, in pieces of about ``memory`` bytes at most."""
+    for one in sample.parts:
+        file = ShardFile(folder / one.file, fields, one.shard)
+        try:
+            rows = max(1, int(memory * one.preselected / one.shard.bytes) // BLOCK_ROWS) * BLOCK_ROWS
+            for start in range(0, one.preselected, rows):
+                yield file.read(start, min(start + rows, one.preselected), list(fields))
+        finally:
+            file.close()
 
 
 def write_splits(
     samples: Sequence[Sample],
     *,
+    fields: Fields,
+    scale: Scale,
     data: Path,
     parts: Path,
     fractions: Mapping[str, float],
     luminosity_fb: float,
-    image_bins: int,
     seed: int,
     provenance: Mapping[str, Any],
     events_per_shard: int,
+    classes: Sequence[str] = CLASSES,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    memory: int = MEMORY,
 ) -> dict[str, int]:
     """Write ``data/{train,validation,test}``; returns the number of events of each.
 
-    All three are written beside their place and moved there when whole, so that a kill leaves either
-    no dataset, the old ones, or parts to begin again from. Memory: about 2 kB per event of a split,
-    twice. Raises ``UserError`` (a class missing in a split, disk full).
+    ``fields`` are those of the parts, which are read once; ``progress`` hears how many events of all are
+    written. All three are written beside their place and moved there when whole, so that a kill leaves either
+    no dataset, the old ones, or parts to begin again from. Memory: about four times ``memory`` bytes, and three
+    shards; disk: the shards, and while they are written once their size. Raises ``UserError`` (a class missing
+    in a split, disk full).
     """
-    assigned = split_rows(samples, fractions, seed)
+    divisions = divide(samples, fractions, seed, classes)
+    totals = np.sum([d.counts for d in divisions], axis=0)
+    total = int(totals.sum())
     staging = data / ".writing"
     shutil.rmtree(staging, ignore_errors=True)
-    fields = all_fields(image_bins)
-    scale: dict[str, Any] = {}
-    counts: dict[str, int] = {}
+    event_bytes = sum(p.shard.bytes for s in samples for p in s.parts) / total
+    events = placed_events(samples, divisions, parts, fields, luminosity_fb, seed, memory)
+    ordered = _Reader(in_order(events, 0, total, event_bytes, staging / "spilled", memory))
+    constants: dict[str, Any] = {}
+    done = 0
     try:
-        for split in SPLITS:
-            rows = [a[split] for a in assigned]
-            columns = read_split(samples, rows, parts, part_fields(image_bins), luminosity_fb, seed, split)
-            if split == "train":
-                scale = image_scale(columns["image"], fields["image"].shape)
+        for number, split in enumerate(SPLITS):
             processes = [
-                describe_sample(sample, luminosity_fb, in_split=len(r))
-                for sample, r in zip(samples, rows, strict=True)
+                describe_sample(sample, luminosity_fb, in_split=int(division.counts[number]))
+                for sample, division in zip(samples, divisions, strict=True)
             ]
             with ShardWriter(
                 staging / split,
-                fields,
+                finished_fields(fields),
                 provenance={**provenance, "split": split, "processes": processes},
-                scale=scale,
+                scale=constants,
                 events_per_shard=events_per_shard,
             ) as writer:
-                writer.append(columns)
-            counts[split] = sum(map(len, rows))
+                for columns in ordered.take(int(totals[number])):
+                    writer.append(columns)
+                    if split == "train":
+                        scale.add(columns)
+                    done += count(columns)
+                    progress(done, total)
+                if split == "train":
+                    constants.update(scale.constants())
         for split in SPLITS:
             shutil.rmtree(data / split, ignore_errors=True)
             (staging / split).replace(data / split)
     finally:
         # After an error, too: a full disk gets its space back.
         shutil.rmtree(staging, ignore_errors=True)
-    return counts
+    return dict(zip(SPLITS, totals.tolist(), strict=True))
+
+
+class _Reader:
+    """Cuts a stream of events at given numbers."""
+
+    def __init__(self, pieces: Iterator[Columns]) -> None:
+        self._pieces = pieces
+        self._left: Columns = {}
+
+    def take(self, events: int) -> Iterator[Columns]:
+        """The next ``events`` events."""
+        while events:
+            piece, self._left = self._left or next(self._pieces), {}
+            rows = count(piece)
+            if rows > events:
+                piece, self._left = part(piece, 0, events), part(piece, events, rows)
+            events -= count(piece)
+            yield piece
 
 
 def describe_sample(sample: Sample, luminosity_fb: float, *, in_split: int) -> dict[str, Any]:

@@ -1,15 +1,21 @@
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hpctrain.data.columns import SparseRows
-from hpctrain.data.shards import ShardDataset, read_shard, write_shard
+from hpctrain.data.columns import Columns, SparseRows
+from hpctrain.data.schema import DenseField
+from hpctrain.data.shard_file import read_shard, write_shard
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
-from hpctrain.ingest.assemble import SPLITS, Sample, image_scale, split_rows, write_splits
-from hpctrain.ingest.simulate import Part, part_fields
+from hpctrain.ingest.assemble import Sample, divide, write_splits
+from hpctrain.ingest.division import SPLITS
+from hpctrain.ingest.parts import Part
+from hpctrain.ingest.scale import ImageScale
+from hpctrain.ingest.simulate import part_fields
 from hpctrain.physics.generator import CrossSection
 from hpctrain.physics.processes import find_process
 
@@ -55,8 +61,8 @@ def _samples(folder: Path, **counts: list[int]) -> list[Sample]:
 def _write(folder: Path, samples: list[Sample], **changed: Any) -> dict[str, ShardDataset]:
     parts = folder / "parts"
     settings: dict[str, Any] = {
-        "data": folder / "data", "parts": parts, "fractions": FRACTIONS, "luminosity_fb": 36.0, "image_bins": BINS,
-        "seed": 4, "provenance": {"label": "made up"}, "events_per_shard": 64,
+        "data": folder / "data", "parts": parts, "fractions": FRACTIONS, "luminosity_fb": 36.0, "seed": 4,
+        "fields": part_fields(BINS), "scale": ImageScale((3, BINS, BINS)), "provenance": {"label": "made up"}, "events_per_shard": 64,
     }  # fmt: skip
     settings.update(changed)
     write_splits(samples, **settings)
@@ -121,21 +127,15 @@ def test_processes_are_mixed_in_every_shard(folder: Path) -> None:
     assert not np.array_equal(ids, np.sort(ids))
 
 
-def test_the_division_follows_from_the_seed_and_the_process_alone(folder: Path) -> None:
+def test_more_events_of_one_process_leave_the_others_where_they_were(folder: Path) -> None:
     one = _samples(folder / "parts", rpv_gluino=[80], jz5=[60])
-    more = [
-        one[0],
-        Sample(one[1].process, (one[1].parts[0], one[1].parts[0])),
-        *_samples(folder / "parts", jz6=[50]),
-    ]
-    for split in SPLITS:
-        first, again, with_more, other = (
-            split_rows(samples, FRACTIONS, seed)[0][split]
-            for samples, seed in ((one, 4), (one, 4), (more, 4), (one, 5))
-        )
-        assert np.array_equal(first, again)
-        assert np.array_equal(first, with_more)
-        assert not np.array_equal(first, other)
+    more = [one[0], Sample(one[1].process, (one[1].parts[0], one[1].parts[0]))]
+    rows = np.arange(80)
+    first, with_more, other = (
+        divide(samples, FRACTIONS, seed)[0].of(rows)[0] for samples, seed in ((one, 4), (more, 4), (one, 5))
+    )
+    assert np.array_equal(first, with_more)
+    assert not np.array_equal(first, other)
 
 
 def test_scale_comes_from_the_train_split_and_is_the_same_in_all(folder: Path) -> None:
@@ -146,14 +146,6 @@ def test_scale_comes_from_the_train_split_and_is_the_same_in_all(folder: Path) -
         assert dataset.scale["image_max"] == pytest.approx(images.max(axis=(0, 2, 3)))
         means = [images[:, c][images[:, c] > 0].mean() for c in range(3)]
         assert dataset.scale["image_mean_nonzero"] == pytest.approx(means, rel=1e-5)
-
-
-def test_scale_of_a_channel_without_cells_is_one() -> None:
-    images = np.zeros((4, 3, 2, 2), dtype=np.float32)
-    images[0, 1, 0, 0] = 6.0
-    images[2, 1, 1, 0] = 2.0
-    scale = image_scale(SparseRows.from_dense(images), (3, 2, 2))
-    assert scale == {"image_max": [1.0, 6.0, 1.0], "image_mean_nonzero": [1.0, 4.0, 1.0]}
 
 
 def test_a_slice_without_events_is_kept_in_the_record(folder: Path) -> None:
@@ -187,27 +179,87 @@ def test_old_splits_are_replaced_whole(folder: Path) -> None:
     assert sorted(p.name for p in (folder / "data").iterdir()) == sorted(SPLITS)
 
 
-def test_writing_twice_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    samples = _samples(folder / "parts", rpv_gluino=[60], jz5=[60])
-    for target in ("a", "b"):
-        write_splits(
-            samples, data=tmp_path / target, parts=folder / "parts", fractions=FRACTIONS, luminosity_fb=1.0,
-            image_bins=BINS, seed=4, provenance={}, events_per_shard=50,
+class _NoScale:
+    def add(self, columns: Columns) -> None: ...
+
+    def constants(self) -> dict[str, Any]:
+        return {}
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_same_bytes_whatever_the_memory(folder: Path) -> None:
+    """All in memory; through one level of files; through several, with pieces smaller than a part."""
+    samples = _samples(folder / "parts", rpv_gluino=[300, 10], jz5=[200])
+    reached: list[tuple[int, int]] = []
+    for target, memory in (("a", 2**25), ("b", 2**16), ("c", 300)):
+        _write(
+            folder, samples, data=folder / target, memory=memory, events_per_shard=50,
+            progress=lambda done, total: reached.append((done, total)),
         )  # fmt: skip
-    files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len(files) > 5
-    for file in files:
-        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    info = json.loads((tmp_path / "a" / "train" / "dataset.json").read_text())
-    assert info["provenance"]["split"] == "train"
+    whole = _bytes(folder / "a")
+    assert len(whole) > 10
+    assert _bytes(folder / "b") == whole
+    assert _bytes(folder / "c") == whole
+    assert reached[-1] == (510, 510)
+    assert len(reached) > 100
+    assert json.loads(whole["train/dataset.json"])["provenance"]["split"] == "train"
 
 
-def test_a_full_disk_leaves_the_old_splits_as_they_were(folder: Path, small_disk: Path) -> None:
+def test_memory_does_not_grow_with_the_events(folder: Path) -> None:
+    fields = {"x": DenseField(shape=(500,)), "event_id": DenseField(dtype="int64")}
+    parts = []
+    for number in range(20):
+        columns = {
+            "x": np.full((1000, 500), number, np.float32),
+            "event_id": (number << 32) + np.arange(1000),
+        }
+        shard = write_shard(folder / "parts" / f"{number}.h5", fields, columns)
+        parts.append(Part(shard.file, "", 1000, 1000, 1000, CrossSection(1e-9, 1e-10, 1000), 1.0, 1, shard))
+    samples = [
+        Sample(find_process("rpv_gluino"), tuple(parts[:10])),
+        Sample(find_process("jz5"), tuple(parts[10:])),
+    ]
+
+    tracemalloc.start()
+    try:
+        splits = _write(folder, samples, fields=fields, scale=_NoScale(), events_per_shard=500, memory=2**20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert sum(p.shard.bytes for p in parts) > 40e6
+    assert peak < 12e6
+    ids = np.concatenate([d.column("event_id") for d in splits.values()])
+    assert np.array_equal(np.sort(ids), np.sort([(p << 32) + i for p in range(20) for i in range(1000)]))
+    for dataset in splits.values():
+        x, mine = dataset.column("x"), dataset.column("event_id")
+        assert np.array_equal(x[:, 0], mine >> 32)
+        assert np.array_equal(x[:, -1], mine >> 32)
+
+
+def test_labels_and_weights_that_the_parts_have_stay(folder: Path) -> None:
+    fields = {"label": DenseField(dtype="int64"), "weight": DenseField(dtype="float64")}
+    parts = []
+    for number in range(2):
+        columns = {"label": np.arange(40) % 5, "weight": np.arange(40) + 0.5}
+        shard = write_shard(folder / "parts" / f"{number}.h5", fields, columns)
+        parts.append(Part(shard.file, "", 40, 40, 40, CrossSection(1e-9, 1e-10, 40), 1.0, 1, shard))
+    samples = [Sample(find_process(n), (p,)) for n, p in zip(("rpv_gluino", "jz5"), parts, strict=True)]
+    splits = _write(folder, samples, fields=fields, scale=_NoScale(), classes=())
+    label, weight = (np.concatenate([d.column(n) for d in splits.values()]) for n in ("label", "weight"))
+    assert np.array_equal(np.sort(weight), np.repeat(np.arange(40) + 0.5, 2))
+    assert np.array_equal(label, weight.astype(int) % 5)
+
+
+@pytest.mark.parametrize("memory", [2**25, 2**16])
+def test_a_full_disk_leaves_the_old_splits_as_they_were(folder: Path, small_disk: Path, memory: int) -> None:
     old = _samples(folder / "parts", rpv_gluino=[40], jz5=[40])
     _write(folder, old, data=small_disk)
     before = {p.name: p.read_bytes() for p in (small_disk / "train").iterdir()}
     large = _samples(folder / "parts", rpv_gluino=[4000], jz5=[4000])
     with pytest.raises(UserError, match="disk full while writing"):
-        _write(folder, large, data=small_disk, events_per_shard=1000)
+        _write(folder, large, data=small_disk, events_per_shard=1000, memory=memory)
     assert {p.name: p.read_bytes() for p in (small_disk / "train").iterdir()} == before
     assert sorted(p.name for p in small_disk.iterdir()) == sorted(SPLITS)  # and its space is free again
