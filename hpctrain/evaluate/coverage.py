@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,15 +16,24 @@ def absent_processes(dataset: ShardDataset) -> list[dict[str, Any]]:
 
     Each is ``{"name", "preselected", "expected"}``. ``expected`` (value, error) is the whole sample's
     number of preselected events; with ``upper_limit``, the one-sided 68 % one, where nothing passed at
-    all. It is absent where the record has no weight.
+    all. It is absent where the record has no weight or no ``preselected``, which writers other than our
+    generation may leave out; so may ``in_split``, and the events are then counted.
     """
     found = []
-    for process in dataset.provenance["processes"]:
-        if process["in_split"]:
+    counted: Counter[int] | None = None
+    for number, process in enumerate(dataset.provenance["processes"]):
+        here = process.get("in_split")
+        if here is None:
+            if counted is None:
+                counted = Counter(dataset.column("process").tolist())
+            here = counted[number]
+        if here:
             continue
-        entry = {"name": process["name"], "preselected": process["preselected"]}
-        if "weight" in process:
-            entry["expected"] = expected_events(process["preselected"], process["weight"])
+        entry = {"name": process.get("name", f"process {number}")}
+        if "preselected" in process:
+            entry["preselected"] = process["preselected"]
+            if "weight" in process:
+                entry["expected"] = expected_events(process["preselected"], process["weight"])
         found.append(entry)
     return found
 

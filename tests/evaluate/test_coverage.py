@@ -31,6 +31,23 @@ def test_absent_processes_with_what_they_are_worth(tmp_path: Path) -> None:
     assert "no test event of jz4" in absence_warning("test", few)
 
 
+def test_processes_of_other_writers_are_counted(tmp_path: Path) -> None:
+    """Converted data and those of users need not say how many events of a process a split holds."""
+    processes: list[dict[str, Any]] = [
+        {"name": "ttbar"},
+        {"name": "qcd", "preselected": 12, "weight": 2.0},
+        {},
+    ]
+    with ShardWriter(
+        tmp_path / "test", {"process": DenseField(dtype="int64")}, provenance={"processes": processes}
+    ) as writer:
+        writer.append({"process": np.zeros(8, dtype=np.int64)})
+    qcd, unnamed = absent_processes(ShardDataset.open(tmp_path / "test"))
+    assert (qcd["name"], qcd["expected"]["value"]) == ("qcd", 24)
+    assert unnamed == {"name": "process 2"}
+    assert absence_warning("test", unnamed).startswith("no test event of process 2")
+
+
 def _process(name: str, **masses: float) -> dict[str, Any]:
     process = find_process(name, **masses)
     return {
