@@ -6,7 +6,6 @@ speed alone. All files are in the page cache. Every reader gives dense float32 t
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from hpctrain.data.columns import SparseRows, offsets_of
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
 from hpctrain.data.shards import DenseField, ShardDataset, ShardWriter, SparseField
+from hpctrain.machine import own_peak_bytes
 
 SHAPE, CELLS, BATCH = (3, 64, 64), 306, 512
 PIECE = 8192
@@ -151,9 +151,9 @@ def ranks_rate(folder: Path, size: int) -> float:
 
 def _memory(folder: Path, answers: object) -> None:
     torch.zeros(1)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = own_peak_bytes()
     seen = sum(map(len, shuffled(folder)))
-    answers.put((seen, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))  # type: ignore[attr-defined]
+    answers.put((seen, (own_peak_bytes() - before) / 2**20))  # type: ignore[attr-defined]
 
 
 def memory(folder: Path) -> tuple[int, float]:

@@ -38,9 +38,17 @@ def memory_bytes() -> int:
 
 def peak_memory_bytes() -> int:
     """Largest resident size that this process, or one child it has waited for, ever had."""
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return max(own, children) * 1024
+    return max(own_peak_bytes(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+
+
+def own_peak_bytes() -> int:
+    """Largest resident size of this process since it began to run its program."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # The kernel's other count starts with the size of the process that started this one.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def cpu_model() -> str:

@@ -1,5 +1,7 @@
 """Columns of events → tensors on the device: sparse images cross the bus sparse and become dense over there."""
 
+import threading
+import weakref
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,12 +16,18 @@ Batch = dict[str, Tensor]
 ``x`` gives ``x`` (items, …) and ``x.offsets`` int64 (rows + 1,)."""
 
 
-def to_batch(columns: Columns, fields: Fields, device: torch.device) -> Batch:
+KEPT_BUFFERS = 8
+"""Arrays that wait to be used again: more than batches are under way."""
+
+
+def to_batch(
+    columns: Columns, fields: Fields, device: torch.device, buffers: "Buffers | None" = None
+) -> Batch:
     """Tensors on ``device``. From pinned memory and without waiting where that is a GPU."""
     batch: Batch = {}
     for name, values in columns.items():
         if isinstance(values, SparseRows):
-            batch[name] = scatter(values, fields[name].shape, device)
+            batch[name] = scatter(values, fields[name].shape, device, buffers)
         elif isinstance(values, RaggedRows):
             batch[name] = move(values.values, device)
             batch[f"{name}.offsets"] = move(values.offsets, device)
@@ -29,24 +37,58 @@ def to_batch(columns: Columns, fields: Fields, device: torch.device) -> Batch:
 
 
 def move(array: Array, device: torch.device) -> Tensor:
-    """The array as a tensor of its own on ``device``."""
-    tensor = torch.from_numpy(np.array(array))
+    """The array as a tensor on ``device``; on the CPU it shares the array's memory, which must not change."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def scatter(rows: SparseRows, shape: Sequence[int], device: torch.device) -> Tensor:
+class Buffers:
+    """Zeroed arrays for dense batches, used again once nobody holds a tensor on them any more.
+
+    Fresh memory of this size costs a page fault every 4 kB, more than filling it. The owner of a tensor made by
+    ``zeros`` may do with it what it likes, for as long as it likes: the array comes back when its storage goes.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[Array] = []
+        self._lock = threading.Lock()
+
+    def zeros(self, count: int, dtype: str) -> Tensor:
+        """(count,) on the CPU."""
+        size = count * np.dtype(dtype).itemsize
+        with self._lock:
+            fitting = [i for i, array in enumerate(self._free) if size <= array.nbytes <= 2 * size + 4096]
+            array = self._free.pop(fitting[0]) if fitting else np.empty(size, dtype=np.uint8)
+        array[:size] = 0
+        lent = array[:size].view(dtype)
+        # Torch's storage holds ``lent``, and nothing else does: when the last tensor on it goes, so does it.
+        weakref.finalize(lent, self._take_back, array).atexit = False
+        return torch.from_numpy(lent)
+
+    def _take_back(self, array: Array) -> None:
+        with self._lock:
+            self._free.append(array)
+            del self._free[:-KEPT_BUFFERS]
+
+
+def scatter(
+    rows: SparseRows, shape: Sequence[int], device: torch.device, buffers: Buffers | None = None
+) -> Tensor:
     """Sparse rows → dense tensor (n, *shape) on ``device``, scattered there in one call."""
     size = int(np.prod(shape))
     # As signed numbers of the same width: few operations know unsigned ones.
     width = rows.indices.dtype.itemsize * 8
-    indices = move(rows.indices.view(f"int{width}"), device).to(torch.int64) & (2**width - 1)
+    indices = move(rows.indices.view(f"int{width}"), device).to(torch.int64).bitwise_and_(2**width - 1)
     counts = move(rows.counts, device)
-    position = torch.arange(len(rows), device=device).mul_(size)
-    position = torch.repeat_interleave(position, counts, output_size=len(rows.indices)).add_(indices)
+    start = torch.arange(len(rows), device=device).mul_(size)
+    position = indices.add_(torch.repeat_interleave(start, counts, output_size=len(rows.indices)))
     values = move(rows.values, device)
-    dense = torch.zeros(len(rows) * size, dtype=values.dtype, device=device)
+    if device.type == "cpu" and buffers is not None:
+        dense = buffers.zeros(len(rows) * size, rows.values.dtype.str)
+    else:
+        dense = torch.zeros(len(rows) * size, dtype=values.dtype, device=device)
     # Cells of one row are unique, so no two values meet in one place and the result has one order of summation.
     return dense.scatter_(0, position, values).view(len(rows), *shape)
 
@@ -55,6 +97,7 @@ class Handover:
     """Carries batches from the thread that makes them to the one that trains, each with its own CUDA stream."""
 
     def __init__(self, device: torch.device) -> None:
+        self._buffers = Buffers()
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def make(
@@ -62,7 +105,7 @@ class Handover:
     ) -> tuple[Batch, "torch.cuda.Event | None"]:
         """The batch, and the event after which it is all there."""
         if self._stream is None:
-            return to_batch(columns, fields, device), None
+            return to_batch(columns, fields, device, self._buffers), None
         with torch.cuda.stream(self._stream):
             batch = to_batch(columns, fields, device)
             return batch, self._stream.record_event()

@@ -1,6 +1,7 @@
 """The windows of an order that a rank has in memory: each read once, in long pieces, and drawn from at random."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -35,46 +36,50 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Held:
+    """A window in memory."""
+
+    epoch: int
+    window: Window
+    ranges: tuple[tuple[int, int], ...]
+    columns: Columns
+    mixed: Ints
+    """Its samples' order."""
+
+
 class WindowCache:
     """One window a lane: as a lane goes on to its next window, the one before goes."""
 
     def __init__(self, source: Source, names: Sequence[str]) -> None:
         self.source = source
         self.names = names
-        self._held: dict[int, tuple[tuple[tuple[int, int], ...], Columns]] = {}
-        self._mixed: dict[int, tuple[int, Window, Ints]] = {}
+        self._held: dict[int, Held] = {}
 
     def take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
         """The samples of ``pieces`` in order."""
         parts = []
         for piece in pieces:
-            columns = self._columns(order, epoch, piece.window)
-            parts.append(
-                take(columns, self._permutation(order, epoch, piece.window)[piece.first : piece.last])
-            )
+            held = self._held.get(piece.window.lane)
+            if held is None or (held.epoch, held.window) != (epoch, piece.window):
+                held = self._hold(order, epoch, piece.window)
+            parts.append(take(held.columns, held.mixed[piece.first : piece.last]))
         return concatenate(parts)
 
-    def _columns(self, order: Order, epoch: int, window: Window) -> Columns:
+    def _hold(self, order: Order, epoch: int, window: Window) -> Held:
         # A small dataset is one window, the same in every epoch: its rows tell windows apart, not its number.
         ranges = tuple(order.ranges(epoch, window))
-        held = self._held.get(window.lane)
-        if held is None or held[0] != ranges:
-            self._held.pop(window.lane, None)  # make room first
-            held = (ranges, self._load(ranges))
-            self._held[window.lane] = held
-        return held[1]
+        before = self._held.pop(window.lane, None)
+        columns = before.columns if before is not None and before.ranges == ranges else None
+        del before  # make room first
+        held = Held(epoch, window, ranges, columns or self._load(ranges), order.mixed(epoch, window))
+        self._held[window.lane] = held
+        return held
 
     def _load(self, ranges: Sequence[tuple[int, int]]) -> Columns:
         parts = [self.source.read_range(start, stop, self.names) for start, stop in ranges]
         rows = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
         return {"row": np.concatenate(rows), **concatenate(parts)}
-
-    def _permutation(self, order: Order, epoch: int, window: Window) -> Ints:
-        held = self._mixed.get(window.lane)
-        if held is None or held[:2] != (epoch, window):
-            held = (epoch, window, order.mixed(epoch, window))
-            self._mixed[window.lane] = held
-        return held[2]
 
 
 class WorkCache(WindowCache):

@@ -1,0 +1,69 @@
+import gc
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from hpctrain.data.batches import Buffers, scatter, to_batch
+from hpctrain.data.columns import RaggedRows, SparseRows
+from hpctrain.data.schema import DenseField, RaggedField, SparseField
+
+CPU = torch.device("cpu")
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(1, 6)),
+        elements=st.sampled_from([0.0, 0.0, 1.5, -2.0]),
+    )
+)
+def test_scatter_is_dense(dense):
+    buffers = Buffers()
+    for _ in range(3):
+        got = scatter(SparseRows.from_dense(dense), dense.shape[1:], CPU, buffers)
+        np.testing.assert_array_equal(got.numpy(), dense)
+        del got
+
+
+def test_large_images_have_large_indices():
+    dense = np.zeros((2, 3, 200, 200), np.float32)
+    dense[0, 2, 199, 199], dense[1, 0, 0, 0] = 3.0, 4.0
+    rows = SparseRows.from_dense(dense)
+    assert rows.indices.dtype == np.uint32
+    np.testing.assert_array_equal(scatter(rows, (3, 200, 200), CPU).numpy(), dense)
+    dense = np.zeros((1, 65_536), np.float32)
+    dense[0, 65_535] = 1.0  # 2^16 - 1 is -1 as a signed number of that width
+    np.testing.assert_array_equal(scatter(SparseRows.from_dense(dense), (65_536,), CPU).numpy(), dense)
+
+
+def test_columns_become_tensors():
+    fields = {"x": DenseField(shape=(2,)), "p": RaggedField(shape=(3,)), "i": SparseField(shape=(4,))}
+    columns = {
+        "x": np.arange(4, dtype=np.float32).reshape(2, 2),
+        "p": RaggedRows.from_lists([np.ones((2, 3)), np.zeros((0, 3))], (3,)),
+        "i": SparseRows.from_dense(np.eye(2, 4, dtype=np.float32)),
+    }
+    batch = to_batch(columns, fields, CPU)
+    assert list(batch) == ["x", "p", "p.offsets", "i"]
+    assert batch["p.offsets"].tolist() == [0, 2, 2]
+    assert batch["p"].shape == (2, 3)
+    assert batch["i"].tolist() == np.eye(2, 4).tolist()
+
+
+def test_memory_comes_back_when_the_last_tensor_goes():
+    buffers = Buffers()
+    first = buffers.zeros(1000, "<f4")
+    place = first.data_ptr()
+    view = first.view(10, 100)[3]
+    del first
+    gc.collect()
+    assert buffers.zeros(1000, "<f4").data_ptr() != place  # the view still has it
+    view.fill_(7.0)
+    del view
+    gc.collect()
+    again = [buffers.zeros(1000, "<f4") for _ in range(2)]
+    assert place in {tensor.data_ptr() for tensor in again}
+    assert all((tensor == 0).all() for tensor in again)
