@@ -8,7 +8,9 @@ generator and the text of our own simulation code.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -16,24 +18,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import hpctrain.physics
+from hpctrain.data.columns import Columns
+from hpctrain.data.schema import Fields
 from hpctrain.errors import UserError
 from hpctrain.machine import package_version
-from hpctrain.physics.generator import MAX_SEED
+from hpctrain.physics.generator import MAX_SEED, CrossSection
 from hpctrain.physics.processes import Process
 
 GENERATOR_PACKAGES = ("pythia8mc", "fastjet", "awkward", "numpy")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What every chunk of a generation shares."""
+class Settings(ABC):
+    """What every chunk of a generation shares: its numbers as fields, and how a chunk is simulated.
+
+    A subclass is a frozen dataclass of plain values; all of them enter the fingerprint.
+    """
 
     seed: int
     """The experiment's."""
-    image_bins: int
-    trimmed: bool
+
+    @abstractmethod
+    def fields(self) -> Fields:
+        """Fields of a part. ``event_id`` is among them; label, weight and process come with the assembly."""
+
+    @abstractmethod
+    def simulate(self, chunk: Chunk) -> tuple[Columns, CrossSection]:
+        """The chunk's rows that are kept, as ``fields`` says, and the cross section."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +74,17 @@ class Chunk:
         return 1 + (start + self.number) % MAX_SEED
 
     def random(self) -> np.random.Generator:
-        """The random numbers of the detector for this chunk."""
+        """The random numbers of this chunk beside the generator's: detector, pileup."""
         return np.random.default_rng([*self._entropy(), self.number])
+
+    def pool_seed(self) -> int:
+        """Pythia's seed for the chunk's pool of pileup collisions, another one than that of its events."""
+        entropy = [*self._entropy(), stable_hash("pileup"), self.number]
+        return 1 + int(np.random.SeedSequence(entropy).generate_state(1)[0]) % MAX_SEED
+
+    def event_ids(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """``event_id`` of events of this chunk by their number in it."""
+        return (self.index << 32) + numbers.astype(np.int64)
 
     def _entropy(self) -> list[int]:
         return [self.settings.seed, stable_hash(self.process.key)]
@@ -75,7 +98,7 @@ class Chunk:
             "events": self.events,
             "settings": asdict(self.settings),
             "versions": versions(),
-            "code": _code_digest(),
+            "code": _code_digest(Path(inspect.getfile(type(self.settings)))),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -113,8 +136,7 @@ def versions() -> dict[str, Any]:
 
 
 @cache
-def _code_digest() -> str:
+def _code_digest(simulation: Path) -> str:
     """Digest of the source of physics/ and of the chunk simulation: parts of other code are not reused."""
-    sources = sorted(Path(hpctrain.physics.__path__[0]).glob("*.py"))
-    sources.append(Path(__file__).with_name("simulate.py"))
+    sources = [*sorted(Path(hpctrain.physics.__path__[0]).glob("*.py")), simulation]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

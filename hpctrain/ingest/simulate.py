@@ -1,25 +1,20 @@
-"""One chunk from generator to disk: what a worker does."""
+"""Whole-detector images of one chunk: generator, pileup, detector, fat jets, preselection."""
 
 from __future__ import annotations
 
-import resource
-import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from hpctrain.data.columns import Columns, SparseRows, concatenate, index_dtype
-from hpctrain.data.schema import DenseField, Fields, ShardInfo, SparseField
-from hpctrain.data.shard_file import same_file, write_shard
-from hpctrain.errors import UserError
-from hpctrain.files import read_json, write_json
-from hpctrain.ingest.chunks import Chunk
+from hpctrain.data.schema import DenseField, SparseField
+from hpctrain.ingest.chunks import Chunk, Settings
 from hpctrain.physics.detector import simulate
 from hpctrain.physics.generator import CrossSection, Generator
 from hpctrain.physics.images import CHANNELS, SparseImages, detector_images
 from hpctrain.physics.jets import cluster_fat_jets
+from hpctrain.physics.particles import Particles
+from hpctrain.physics.pileup import minimum_bias_pool, overlay
 from hpctrain.physics.selection import LEADING_JETS, jet_variables
 
 BATCH = 100
@@ -27,19 +22,49 @@ BATCH = 100
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a finished chunk left: a shard of its preselected events, and these numbers."""
+class WholeDetectorSettings(Settings):
+    """What an image is made with."""
 
-    file: str
-    fingerprint: str
-    generated: int
-    preselected: int
-    selected: int
-    cross_section: CrossSection
-    wall_s: float
-    peak_memory_bytes: int
-    """Of the worker, when the chunk was finished."""
-    shard: ShardInfo
+    image_bins: int
+    trimmed: bool
+    pileup_mu: float = 0.0
+    """Mean number of pileup collisions; 0 leaves everything as it is without."""
+    pileup_pool: int = 1000
+    """Collisions generated for each chunk, from which its pileup is drawn."""
+
+    def fields(self) -> dict[str, DenseField | SparseField]:
+        """``part_fields`` of these images."""
+        return part_fields(self.image_bins)
+
+    def simulate(self, chunk: Chunk) -> tuple[Columns, CrossSection]:
+        """Events that pass the preselection."""
+        generator = Generator(chunk.process, chunk.pythia_seed)
+        rng = chunk.random()
+        pool = minimum_bias_pool(chunk.pool_seed(), self.pileup_pool) if self.pileup_mu else None
+        # An event with mu = 140 has a hundred times the particles: as few of them at a time.
+        size = BATCH if self.pileup_mu <= 20 else max(1, int(20 * BATCH / self.pileup_mu))
+        batches = []
+        for start in range(0, chunk.events, size):
+            particles = generator.generate(min(size, chunk.events - start))
+            if pool is not None:
+                particles = overlay(particles, pool, self.pileup_mu, rng).particles
+            batches.append(self._batch(chunk, particles, start, rng))
+        return concatenate(batches), generator.cross_section()
+
+    def _batch(self, chunk: Chunk, particles: Particles, start: int, rng: np.random.Generator) -> Columns:
+        events = simulate(particles, rng)
+        variables = jet_variables(cluster_fat_jets(events.towers, trimmed=self.trimmed))
+        rows = np.flatnonzero(variables.preselected)
+        images = detector_images(events.towers, events.tracks, bins=self.image_bins).take(rows)
+        return {
+            "image": _sparse_rows(images),
+            "jets": variables.jets[rows].astype(np.float32),
+            "n_jets": variables.n_jets[rows],
+            "sum_mass": variables.sum_mass[rows].astype(np.float32),
+            "delta_eta": variables.delta_eta[rows].astype(np.float32),
+            "selected": variables.selected[rows].astype(np.uint8),
+            "event_id": chunk.event_ids(start + rows),
+        }
 
 
 def part_fields(image_bins: int) -> dict[str, DenseField | SparseField]:
@@ -53,70 +78,6 @@ def part_fields(image_bins: int) -> dict[str, DenseField | SparseField]:
         "selected": DenseField(dtype="uint8"),
         "event_id": DenseField(dtype="int64"),
     }
-
-
-def simulate_chunk(chunk: Chunk) -> tuple[Columns, CrossSection]:
-    """Generate the chunk's events; columns of those that pass the preselection, and the cross section."""
-    generator = Generator(chunk.process, chunk.pythia_seed)
-    rng = chunk.random()
-    batches = []
-    for start in range(0, chunk.events, BATCH):
-        particles = generator.generate(min(BATCH, chunk.events - start))
-        events = simulate(particles, rng)
-        variables = jet_variables(cluster_fat_jets(events.towers, trimmed=chunk.settings.trimmed))
-        rows = np.flatnonzero(variables.preselected)
-        images = detector_images(events.towers, events.tracks, bins=chunk.settings.image_bins).take(rows)
-        batch: Columns = {
-            "image": _sparse_rows(images),
-            "jets": variables.jets[rows].astype(np.float32),
-            "n_jets": variables.n_jets[rows],
-            "sum_mass": variables.sum_mass[rows].astype(np.float32),
-            "delta_eta": variables.delta_eta[rows].astype(np.float32),
-            "selected": variables.selected[rows].astype(np.uint8),
-            "event_id": (chunk.index << 32) + start + rows.astype(np.int64),
-        }
-        batches.append(batch)
-    return concatenate(batches), generator.cross_section()
-
-
-def make_part(chunk: Chunk, folder: Path) -> Part:
-    """Simulate a chunk and write it to ``folder``: the shard first, then the record that makes it whole.
-
-    Raises ``UserError`` when the disk is full.
-    """
-    started = time.perf_counter()
-    columns, cross_section = simulate_chunk(chunk)
-    fields: Fields = part_fields(chunk.settings.image_bins)
-    shard = write_shard(folder / f"{chunk.name}.h5", fields, columns)
-    selected: Any = columns["selected"]
-    part = Part(
-        file=shard.file,
-        fingerprint=chunk.fingerprint(),
-        generated=chunk.events,
-        preselected=shard.events,
-        selected=int(selected.sum()),
-        cross_section=cross_section,
-        wall_s=time.perf_counter() - started,
-        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        shard=shard,
-    )
-    write_json(folder / f"{chunk.name}.json", {**asdict(part), "shard": shard.model_dump(mode="json")})
-    return part
-
-
-def find_part(chunk: Chunk, folder: Path) -> Part | None:
-    """The part of exactly this chunk if ``folder`` holds it whole, else None: it is then made again."""
-    try:
-        record = read_json(folder / f"{chunk.name}.json")
-        if record is None or record["fingerprint"] != chunk.fingerprint():
-            return None
-        shard = ShardInfo.model_validate(record.pop("shard"))
-        part = Part(**{**record, "cross_section": CrossSection(**record["cross_section"]), "shard": shard})
-        if not same_file(folder / part.file, shard):
-            return None
-    except (UserError, KeyError, TypeError, ValueError):
-        return None
-    return part
 
 
 def _sparse_rows(images: SparseImages) -> SparseRows:

@@ -71,37 +71,45 @@ def empty_warning(sample: Sample, luminosity_fb: float) -> str:
     )
 
 
-def summarise(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]:
-    """Figures per process and of the whole, plain JSON types."""
-    processes = {}
-    for sample in samples:
-        sigma, reference = sample.cross_section, sample.process.reference_mb
-        processes[sample.process.short_name] = {
-            "label": sample.process.label,
-            "signal": sample.process.signal,
-            "generated": sample.generated,
-            "preselected": sample.preselected,
-            "preselection_efficiency": efficiency(sample.preselected, sample.generated),
-            "selection_efficiency": efficiency(sample.selected, sample.preselected),
-            "cross_section_mb": {"value": sigma.mb, "error": sigma.error_mb},
-            "reference_cross_section_mb": reference,
-            "cross_section_ratio": (
-                {"value": sigma.mb / reference, "error": sigma.error_mb / reference} if reference else None
-            ),
-            "cross_section_fb": sigma.mb * MB_IN_FB,
-            "expected_events": expected_events([sample], luminosity_fb),
-        }
-    signal = [s for s in samples if s.process.signal]
-    background = [s for s in samples if not s.process.signal]
+def overview(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]:
+    """Figures of each process and the numbers of the whole, plain JSON types."""
     return {
         "headline": f"{sum(s.preselected for s in samples):,} events preselected of "
         f"{sum(s.generated for s in samples):,}",
-        "processes": processes,
-        "reference_source": REFERENCE_SOURCE,
+        "processes": {s.process.short_name: _process(s, luminosity_fb) for s in samples},
         "luminosity_fb": luminosity_fb,
         "generated": sum(s.generated for s in samples),
         "preselected": sum(s.preselected for s in samples),
         "empty_processes": empty_processes(samples),
+    }
+
+
+def _process(sample: Sample, luminosity_fb: float) -> dict[str, Any]:
+    sigma, reference = sample.cross_section, sample.process.reference_mb
+    return {
+        "label": sample.process.label,
+        "signal": sample.process.signal,
+        "generated": sample.generated,
+        "preselected": sample.preselected,
+        "preselection_efficiency": efficiency(sample.preselected, sample.generated),
+        "selection_efficiency": efficiency(sample.selected, sample.preselected),
+        "cross_section_mb": {"value": sigma.mb, "error": sigma.error_mb},
+        "reference_cross_section_mb": reference,
+        "cross_section_ratio": (
+            {"value": sigma.mb / reference, "error": sigma.error_mb / reference} if reference else None
+        ),
+        "cross_section_fb": sigma.mb * MB_IN_FB,
+        "expected_events": expected_events([sample], luminosity_fb),
+    }
+
+
+def summarise(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]:
+    """``overview``, and the figures of a search: signal against background."""
+    signal = [s for s in samples if s.process.signal]
+    background = [s for s in samples if not s.process.signal]
+    return {
+        **overview(samples, luminosity_fb),
+        "reference_source": REFERENCE_SOURCE,
         "signal_selection_efficiency": efficiency(
             sum(s.selected for s in signal), sum(s.preselected for s in signal)
         ),

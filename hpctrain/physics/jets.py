@@ -66,7 +66,7 @@ def cluster_fat_jets(towers: Towers, *, trimmed: bool = True, pt_min: float = 18
     """
     import awkward as ak
 
-    fastjet = _fastjet()
+    fastjet = load_fastjet()
     constituents = _constituents(towers, pt_min)
     counts = ak.to_numpy(ak.num(constituents, axis=1))
     event = np.repeat(np.arange(towers.n_events, dtype=np.int64), counts)
@@ -81,7 +81,7 @@ def cluster_fat_jets(towers: Towers, *, trimmed: bool = True, pt_min: float = 18
     return Jets(towers.n_events, event[order], *(total[c][order] for c in ("px", "py", "pz", "E")))
 
 
-def _fastjet() -> Any:
+def load_fastjet() -> Any:
     """The fastjet package, without the banner it prints on first use (docs/physics.md cites it)."""
     import fastjet
     from fastjet._swig import ClusterSequence
@@ -94,7 +94,7 @@ def _constituents(towers: Towers, pt_min: float) -> Any:
     """Awkward array, events × jets × towers, of the anti-kT jets above ``pt_min``."""
     import awkward as ak
 
-    fastjet = _fastjet()
+    fastjet = load_fastjet()
     counts = np.bincount(towers.event, minlength=towers.n_events)
     momenta = dict(zip(("px", "py", "pz", "E"), tower_momenta(towers), strict=True))
     events = ak.unflatten(ak.zip(momenta, with_name="Momentum4D"), counts)

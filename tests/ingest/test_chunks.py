@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpctrain.errors import UserError
-from hpctrain.ingest.chunks import Chunk, Settings, plan, stable_hash
+from hpctrain.ingest.chunks import Chunk, plan, stable_hash
+from hpctrain.ingest.simulate import WholeDetectorSettings as Settings
 from hpctrain.physics.generator import MAX_SEED
 from hpctrain.physics.processes import find_process
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
-from hpctrain.ingest import pythia_whole_detector
+from hpctrain.ingest import generation
 from hpctrain.ingest.clusters import local
 from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector, not_generated
 from hpctrain.physics.processes import find_process
@@ -106,10 +106,10 @@ def test_only_the_splits_stay(done: tuple[RunDirectory, dict[str, Any]]) -> None
 
 
 def test_progress_and_metrics(done: tuple[RunDirectory, dict[str, Any]]) -> None:
-    run, _ = done
+    run, figures = done
     last = json.loads(run.progress_path("generate").read_text())
-    assert (last["done"], last["total"], last["unit"]) == (200, 200, "events")
-    assert last["events_per_second"] > 0
+    kept = figures["preselected"]
+    assert (last["done"], last["total"], last["unit"]) == (kept, kept, "events assembled")
     lines = read_metrics(run.metrics_path)
     assert sum(line["event"] == "chunk" for line in lines) == 5
     assert lines[-1]["event"] == "generated"
@@ -228,9 +228,7 @@ def test_every_range_without_a_slice_is_named(slices: list[str], words: str) -> 
     assert f"QCD with pT-hat {words};" in not_generated(processes)
 
 
-@pytest.mark.parametrize(
-    ("module", "room"), [(pythia_whole_detector, "require_physics"), (local, "require_dask")]
-)
+@pytest.mark.parametrize(("module", "room"), [(generation, "require_physics"), (local, "require_dask")])
 def test_check_looks_for_the_packages_and_imports_none(
     module: Any, room: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -265,7 +263,7 @@ def test_missing_packages_are_named_before_anything_is_done(
     def missing() -> None:
         raise UserError("generating events needs pythia8mc", hint="pip install 'hpctrain[physics]'")
 
-    monkeypatch.setattr(pythia_whole_detector, "require_physics", missing)
+    monkeypatch.setattr(generation, "require_physics", missing)
     with pytest.raises(UserError, match="pythia8mc"):
         generate(tmp_path, **small)
     assert not (tmp_path / "data").exists()

@@ -1,17 +1,32 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from hpctrain.data.shards import read_shard
-from hpctrain.ingest.chunks import Chunk, Settings, plan
-from hpctrain.ingest.simulate import find_part, make_part, simulate_chunk
+from hpctrain.data.shard_file import read_shard
+from hpctrain.ingest.chunks import Chunk, plan
+from hpctrain.ingest.parts import find_part, make_part
+from hpctrain.ingest.simulate import WholeDetectorSettings
 from hpctrain.physics.processes import find_process
 
 
 def _chunk(name: str = "rpv_gluino", events: int = 30, bins: int = 64) -> Chunk:
-    return plan([(find_process(name), events)], 1000, Settings(seed=2, image_bins=bins, trimmed=True))[0]
+    return plan(
+        [(find_process(name), events)], 1000, WholeDetectorSettings(seed=2, image_bins=bins, trimmed=True)
+    )[0]
+
+
+def _simulate(chunk: Chunk) -> Any:
+    return chunk.settings.simulate(chunk)[0]
+
+
+def _columns(folder: Path) -> Any:
+    """What the part of ``_chunk()`` holds."""
+    part = find_part(_chunk(), folder)
+    assert part is not None
+    return read_shard(folder / part.file, _chunk().settings.fields(), part.shard)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +46,7 @@ def _copy(folder: Path, target: Path) -> Path:
 def test_columns_hold_the_preselected_events(folder: Path) -> None:
     part = find_part(_chunk(), folder)
     assert part is not None
-    columns = read_shard(folder / part.file, part.shard)
+    columns = _columns(folder)
     assert part.generated == 30
     assert 20 < part.preselected <= 30
     assert len(columns["image"]) == part.preselected
@@ -52,7 +67,7 @@ def test_images_are_those_of_the_same_rows_jets(folder: Path) -> None:
 
     Every event has two or more hard jets in directions of its own, so a shift by one row shows.
     """
-    columns = read_shard(folder / f"{_chunk().name}.h5")
+    columns = _columns(folder)
     images, jets = columns["image"].dense((3, 64, 64)), columns["jets"]
     centre = (np.arange(64) + 0.5) / 64
     eta, phi = np.meshgrid(-2.5 + 5 * centre, -np.pi + 2 * np.pi * centre, indexing="ij")
@@ -77,7 +92,7 @@ def test_images_are_those_of_the_same_rows_jets(folder: Path) -> None:
 
 
 def test_selected_follows_from_the_stored_variables(folder: Path) -> None:
-    columns = read_shard(folder / f"{_chunk().name}.h5")
+    columns = _columns(folder)
     n, mass, delta_eta = (np.asarray(columns[name]) for name in ("n_jets", "sum_mass", "delta_eta"))
     expected = (delta_eta < 1.4) & (((n >= 4) & (mass > 800)) | ((n >= 5) & (mass > 600)))
     assert 0 < expected.sum() < len(expected)
@@ -91,14 +106,14 @@ def test_the_same_chunk_gives_the_same_bytes(folder: Path, tmp_path: Path) -> No
 
 
 def test_event_ids_name_chunk_and_event() -> None:
-    columns, _ = simulate_chunk(replace(_chunk(events=12), index=7))
+    columns = _simulate(replace(_chunk(events=12), index=7))
     ids = np.asarray(columns["event_id"])
     assert set(ids >> 32) == {7}
     assert np.all((ids & 0xFFFFFFFF) < 12)
 
 
 def test_image_cells_are_configurable() -> None:
-    columns, _ = simulate_chunk(_chunk(events=4, bins=224))
+    columns = _simulate(_chunk(events=4, bins=224))
     assert columns["image"].indices.dtype == np.uint32  # 3·224² cells do not fit 16 bits
     assert columns["image"].indices.max() < 3 * 224**2
 
@@ -116,7 +131,7 @@ def test_part_is_found_again(folder: Path, tmp_path: Path) -> None:
 
 
 def test_part_of_other_settings_is_not_taken(folder: Path) -> None:
-    assert find_part(replace(_chunk(), settings=Settings(3, 64, True)), folder) is None
+    assert find_part(replace(_chunk(), settings=WholeDetectorSettings(3, 64, True)), folder) is None
     assert find_part(_chunk(events=31), folder) is None
 
 

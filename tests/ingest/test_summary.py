@@ -3,12 +3,12 @@ import pytest
 
 from hpctrain.data.schema import ShardInfo
 from hpctrain.ingest.assemble import Sample
-from hpctrain.ingest.simulate import Part
+from hpctrain.ingest.parts import Part
 from hpctrain.ingest.summary import effective_events, efficiency, expected_events, summarise
 from hpctrain.physics.generator import CrossSection
 from hpctrain.physics.processes import find_process
 
-SHARD = ShardInfo(file="x", events=0, bytes=0, sha256="")
+SHARD = ShardInfo(file="x", events=0, bytes=0, sha256="", digest="")
 
 
 def _sample(
