@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 GROUPS: dict[str, str] = {
     "ingest": "hpctrain.ingest",
+    "converters": "hpctrain.convert",
     "clusters": "hpctrain.ingest.clusters",
     "data": "hpctrain.data",
     "models": "hpctrain.models",
