@@ -64,15 +64,16 @@ class ImageClassification:
         largest = torch.tensor(dataset.scale["image_max"], dtype=torch.float32)
         self.scale = torch.log1p(largest) if self.config.transform == "log" else largest
         self.scale = self.scale.clamp(min=torch.finfo(torch.float32).tiny).view(1, -1, 1, 1)
-        labels, weights = dataset.column("label"), dataset.column("weight")
-        self.smallest_weight = float(weights.min())
+        self.smallest_weight = min(float(c["weight"].min()) for c in dataset.chunks(["weight"]))
         if self.smallest_weight <= 0:
             raise UserError(
                 f"{dataset.directory}: field 'weight' must be positive, found {self.smallest_weight}"
             )
-        raw = self._raw_weights(weights)
-        totals = np.array([raw[labels == c].sum() for c in (0, 1)])
-        self.class_factor = len(labels) / (2 * totals)
+        totals = np.zeros(2)
+        for columns in dataset.chunks(["label", "weight"]):
+            raw = self._raw_weights(columns["weight"])
+            totals += [raw[columns["label"] == c].sum() for c in (0, 1)]
+        self.class_factor = dataset.events / (2 * totals)
 
     def check(self, dataset: ShardDataset) -> None:
         """Raise ``UserError`` when a field is missing or the events are not of both classes."""
@@ -81,7 +82,9 @@ class ImageClassification:
                 raise UserError(
                     f"{dataset.directory} has no field '{name}', which image_classification needs"
                 )
-        labels = set(np.unique(dataset.column("label")).tolist()) if dataset.events else set()
+        labels: set[int] = set()
+        for columns in dataset.chunks(["label"]):
+            labels.update(np.unique(columns["label"]).tolist())
         if labels - {0, 1}:
             raise UserError(
                 f"{dataset.directory}: field 'label' must be 0 or 1, found {min(labels - {0, 1})}"
