@@ -1,5 +1,6 @@
 """MPI through mpi4py: the default between CPU ranks of one machine, and whatever MPI a site has."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -39,6 +40,16 @@ class MpiCommunicator:
                 hint="Start with the mpiexec of the MPI that mpi4py was built for (srun: --mpi=pmi2 or pmix)",
             )
         self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
+        self._closing: list[Callable[[], None]] = []
+
+    @property
+    def world(self) -> Any:
+        """All ranks, as mpi4py knows them."""
+        return self._world
+
+    def at_close(self, action: Callable[[], None]) -> None:
+        """Have ``close`` do this first, on every rank: what is MPI's has to go before MPI does."""
+        self._closing.append(action)
 
     def all_reduce(self, tensor: Tensor, operation: Operation = "sum") -> Tensor:
         buffer = tensor.contiguous()
@@ -58,5 +69,7 @@ class MpiCommunicator:
         self._world.Barrier()
 
     def close(self) -> None:
+        while self._closing:
+            self._closing.pop()()
         # mpi4py finalizes at exit; a barrier here keeps a fast rank from leaving while others still send.
         self._world.Barrier()
