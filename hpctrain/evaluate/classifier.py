@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -23,7 +24,13 @@ from hpctrain.evaluate.comparison import (
 from hpctrain.evaluate.coverage import absence_warning, absent_processes, refuse_several_signals
 from hpctrain.evaluate.metrics import Sample, classification_metrics
 from hpctrain.evaluate.roc import Floats
-from hpctrain.evaluate.scoring import SplitEvents, baseline_weights, read_split, score_network
+from hpctrain.evaluate.scoring import (
+    FEATURE_COLUMNS,
+    SplitEvents,
+    baseline_weights,
+    read_split,
+    score_network,
+)
 from hpctrain.evaluate.significance import scan
 from hpctrain.files import write_atomically, write_json
 from hpctrain.registry import register
@@ -79,7 +86,9 @@ class ClassifierEvaluation:
         datasets = {name: ShardDataset.open(run.data / name) for name in ("train", "validation", "test")}
         splits = {name: read_split(dataset) for name, dataset in datasets.items()}
         provenance = datasets["test"].provenance
-        refuse_several_signals(provenance["processes"])
+        refuse_several_signals(provenance.get("processes", []))
+        for warning in _left_out(splits["test"], self.config.baselines):
+            tracker.log("warning", message=warning)
         absent = {name: absent_processes(datasets[name]) for name in ("validation", "test")}
         for name, found in absent.items():
             for process in found:
@@ -97,6 +106,7 @@ class ClassifierEvaluation:
             "luminosity_fb": provenance.get("luminosity_fb"),
             "not_generated": provenance.get("not_generated"),
             "absent_processes": absent,
+            "weights_rescaled": splits["test"].rescaled,
             "notes": NOTES,
         }
         write_json(run.evaluation / "results.json", results)
@@ -124,11 +134,15 @@ class ClassifierEvaluation:
             }
             before += len(dataset)
         train = splits["train"]
+        if train.features is None:
+            return scores
         weight = baseline_weights(task, train)
         for kind in self.config.baselines:
             model = train_baseline(kind, train.features, train.label, weight, seed=seed)
             for name in datasets:
-                scores[name][kind] = score_baseline(model, splits[name].features)
+                features = splits[name].features
+                if features is not None:
+                    scores[name][kind] = score_baseline(model, features)
         return scores
 
     def _measure(
@@ -149,28 +163,24 @@ class ClassifierEvaluation:
                 "auc": metrics["auc"],
                 "tpr_at_fpr": metrics["tpr_at_fpr"],
                 "weighted": metrics["weighted"],
-                "tpr_at_selection": {
-                    kind: efficiency_at_selection(
-                        sample, score, test.selected, weighted=kind == "weighted", **draws
-                    )
-                    for kind in ("unweighted", "weighted")
-                },
                 "ams": {
-                    **_significances(sample, score, test.selected, draws),
                     "best": significance_above(
                         sample, score, float(chosen.threshold[chosen.best]), chosen_on="validation", **draws
                     ),
                 },
             }
+            if test.selected is not None:
+                results[name] |= _beside_selection(sample, score, test.selected, draws)
+                results[name]["ams"] |= _significances(sample, score, test.selected, draws)
             tracker.log(
                 "model", model=name, auc=metrics["auc"]["value"], auc_error=metrics["auc"]["error"],
-                auc_weighted=metrics["weighted"]["auc"]["value"],
-                ams=results[name]["ams"]["at_selection_fpr"]["value"],
+                auc_weighted=metrics["weighted"]["auc"]["value"], ams=results[name]["ams"]["best"]["value"],
             )  # fmt: skip
-        results["selection"] = {
-            **selection_rates(sample, test.selected),
-            "ams": selection_significance(sample, test.selected, **draws),
-        }
+        if test.selected is not None:
+            results["selection"] = {
+                **selection_rates(sample, test.selected),
+                "ams": selection_significance(sample, test.selected, **draws),
+            }
         results["differences"] = {
             kind: auc_differences(sample, scores["test"], weighted=kind == "weighted", **draws)
             for kind in ("unweighted", "weighted")
@@ -188,6 +198,26 @@ class ClassifierEvaluation:
                 )
                 arrays |= {f"{name}/{kind}/{part}": values for part, values in found.items()}
         return arrays
+
+
+def _left_out(events: SplitEvents, baselines: Sequence[str]) -> Iterator[str]:
+    """What cannot be compared with these data, in words."""
+    if events.features is None and baselines:
+        yield f"no {', '.join(baselines)}: the data have no jet variables ({', '.join(FEATURE_COLUMNS)})"
+    if events.selected is None:
+        yield "no benchmark selection: the data have no field 'selected'"
+    if not events.rescaled:
+        yield "weighted figures are of the test split alone: the data do not say what fraction of each process it holds"
+
+
+def _beside_selection(sample: Sample, score: Floats, selected: Any, draws: dict[str, Any]) -> dict[str, Any]:
+    """TPR of a score at the selection's FPR, counting raw and expected events."""
+    return {
+        "tpr_at_selection": {
+            kind: efficiency_at_selection(sample, score, selected, weighted=kind == "weighted", **draws)
+            for kind in ("unweighted", "weighted")
+        }
+    }
 
 
 def _significances(sample: Sample, score: Floats, selected: Any, draws: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +238,8 @@ def _score_arrays(splits: dict[str, SplitEvents], scores: dict[str, dict[str, Fl
     for name, by_model in scores.items():
         events = splits[name]
         for column in ("event_id", "label", "weight", "process", "selected"):
-            arrays[f"{name}/{column}"] = getattr(events, column)
+            if getattr(events, column) is not None:
+                arrays[f"{name}/{column}"] = getattr(events, column)
         arrays |= {f"{name}/score_{model}": score for model, score in by_model.items()}
     return arrays
 

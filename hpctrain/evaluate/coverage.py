@@ -21,11 +21,11 @@ def absent_processes(dataset: ShardDataset) -> list[dict[str, Any]]:
     """
     found = []
     counted: Counter[int] | None = None
-    for number, process in enumerate(dataset.provenance["processes"]):
+    for number, process in enumerate(dataset.provenance.get("processes", [])):
         here = process.get("in_split")
         if here is None:
             if counted is None:
-                counted = Counter(dataset.column("process").tolist())
+                counted = Counter(dataset.column("process").tolist() if "process" in dataset.fields else [])
             here = counted[number]
         if here:
             continue

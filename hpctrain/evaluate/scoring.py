@@ -31,36 +31,53 @@ class SplitEvents:
     loss_weight: Floats
     """Weight as stored, σ·L/N: what the task makes its loss weights of."""
     process: NDArray[np.int64]
-    selected: NDArray[np.bool_]
-    features: NDArray[np.float32]
-    """The 23 inputs of the shallow models."""
+    selected: NDArray[np.bool_] | None
+    """Whether the benchmark selection takes it; None when the data do not say."""
+    features: NDArray[np.float32] | None
+    """The 23 inputs of the shallow models; None when the data have no jet variables."""
+    rescaled: bool = True
+    """Whether ``weight`` is that of the whole sample; False when the data do not say what fraction a split is."""
 
 
 def read_split(dataset: ShardDataset) -> SplitEvents:
-    """The columns of a split. Raises ``UserError`` when one that evaluation needs is missing."""
+    """The columns of a split; what an analysis of its own data may not have is left out.
+
+    Raises ``UserError`` when label or weight is missing, or labels are not 0 and 1.
+    """
+    for name in ("label", "weight"):
+        if name not in dataset.fields:
+            raise UserError(
+                f"{dataset.directory} has no field '{name}', which evaluate: classifier needs",
+                hint="docs/data.md shows how to write one",
+            )
     names = ["event_id", "label", "weight", "process", "selected", *FEATURE_COLUMNS]
-    missing = [name for name in names if name not in dataset.fields]
-    if missing:
-        raise UserError(
-            f"{dataset.directory} has no field '{missing[0]}', which evaluate: classifier needs",
-            hint="See docs/ingest.md for the fields; `hpctrain compress`, `firmware` and `report` do without them",
-        )
-    columns: dict[str, Any] = dataset.read(np.arange(len(dataset)), names)
+    columns: dict[str, Any] = dataset.read_range(
+        0, dataset.events, [name for name in names if name in dataset.fields]
+    )
+    process = columns.get("process", np.zeros(dataset.events, dtype=np.int64))
+    fractions = split_fractions(dataset)
+    weight = columns["weight"].astype(np.float64)
+    return SplitEvents(
+        event_id=columns.get("event_id", np.arange(dataset.events)),
+        label=columns["label"].astype(bool),
+        weight=weight if fractions is None else split_weights(weight, process, fractions),
+        loss_weight=columns["weight"],
+        process=process,
+        selected=columns["selected"].astype(bool) if "selected" in columns else None,
+        features=shallow_features(*(columns[name] for name in FEATURE_COLUMNS))
+        if all(name in columns for name in FEATURE_COLUMNS)
+        else None,
+        rescaled=fractions is not None,
+    )
+
+
+def split_fractions(dataset: ShardDataset) -> list[float] | None:
+    """Fraction of each process' events that is in this split; None when provenance does not say."""
     try:
         fractions = [float(process["split_fraction"]) for process in dataset.provenance["processes"]]
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{dataset.directory}/dataset.json: provenance has no split_fraction of its processes"
-        ) from error
-    return SplitEvents(
-        event_id=columns["event_id"],
-        label=columns["label"].astype(bool),
-        weight=split_weights(columns["weight"], columns["process"], fractions),
-        loss_weight=columns["weight"],
-        process=columns["process"],
-        selected=columns["selected"].astype(bool),
-        features=shallow_features(*(columns[name] for name in FEATURE_COLUMNS)),
-    )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return fractions if "process" in dataset.fields and all(f >= 0 for f in fractions) else None
 
 
 def score_network(

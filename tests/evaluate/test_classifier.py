@@ -17,6 +17,7 @@ from hpctrain.evaluate.classifier import ClassifierEvaluation
 from hpctrain.evaluate.roc import roc_curve
 from hpctrain.evaluate.scoring import baseline_weights, read_split
 from hpctrain.evaluate.significance import ams_of_selection
+from hpctrain.parallel.communicator import SingleCommunicator
 from hpctrain.run import RunDirectory
 from hpctrain.track import read_metrics
 from hpctrain.training.restore import load_task
@@ -183,6 +184,31 @@ def test_every_baseline_and_the_last_checkpoint(trained_run: RunDirectory, tmp_p
     assert set(summary["differences"]["unweighted"]) == {"cnn-gbdt", "cnn-mlp"}
     assert set(summary["mlp"]["tpr_at_fpr"]) == {"0.05"}
     assert summary["checkpoint"] == "last"
+
+
+def test_data_without_an_analysis_are_evaluated_and_reported(toy_run) -> None:
+    """Own shards of image, label and weight alone: the network's figures, and in words what is left out."""
+    run = toy_run("own", "training.epochs=1", "evaluate.bootstrap=20")
+    with run.tracker("train") as tracker:
+        run.experiment.training.build().run(run, tracker, SingleCommunicator())
+    with run.tracker("evaluate") as tracker:
+        summary = run.experiment.evaluate.build().run(run, tracker)
+    assert {"gbdt", "selection"}.isdisjoint(summary)
+    assert 0 <= summary["cnn"]["auc"]["value"] <= 1
+    assert set(summary["cnn"]["ams"]) == {"best"}
+    assert summary["weights_rescaled"] is False
+    warnings = " ".join(r["message"] for r in read_metrics(run.metrics_path) if r["event"] == "warning")
+    for words in (
+        "no gbdt: the data have no jet variables",
+        "no benchmark selection",
+        "of the test split alone",
+    ):
+        assert words in warnings
+    with run.tracker("report") as tracker:
+        run.experiment.report.build().run(run, tracker)
+    page = run.report_path.read_text()
+    assert "could not be drawn" not in page
+    assert "AUC" in page
 
 
 def test_without_a_checkpoint_the_user_is_told_to_train(trained_run: RunDirectory, tmp_path: Path) -> None:
