@@ -65,7 +65,8 @@ def nested(model: type[Section]) -> list[tuple[str, type[Section]]]:
 def describe(title: str, model: type[Section], depth: int) -> list[str]:
     lines = [f"{'#' * depth} {title}", "", *table(model), ""]
     for name, inner in nested(model):
-        lines += [f"**Each `{name}`** ({' '.join((inner.__doc__ or '').split())})", "", *table(inner), ""]
+        said = " ".join((inner.__doc__ or "").split())
+        lines += [f"**Each `{name}`**" + (f" ({said})" if said else ""), "", *table(inner), ""]
     return lines
 
 

@@ -17,6 +17,7 @@ from hpctrain.files import read_json, write_json
 from hpctrain.launch.base import Job, Launcher
 from hpctrain.run import RunDirectory
 from hpctrain.steps import STEPS, Step, begun, complete, fingerprint, follows
+from hpctrain.track import require_sinks
 
 
 class Display(Protocol):
@@ -51,6 +52,7 @@ def perform(
         check = getattr(getattr(run.experiment, step.sections[0]).build(), "check", None)
         if check is not None:
             check()
+        require_sinks(run.experiment.tracking)
         run.wait_for_ranks()
         run.record()
         earlier = _Earlier(run, step)

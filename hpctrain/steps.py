@@ -125,7 +125,14 @@ def _changes(name: str, before: Experiment, after: Experiment) -> list[str]:
     sections = {"seed", *(section for step in steps for section in step.sections)}
     old, new = (_flat(e.model_dump(mode="json", include=sections)) for e in (before, after))
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}" for key in keys]
+    # Another kind has other keys: its name says it all.
+    kinds = [key.removesuffix("kind") for key in keys if key.endswith(".kind") or key == "kind"]
+    keys = [k for k in keys if not any(k.startswith(kind) and k != kind + "kind" for kind in kinds)]
+    return [f"{key}: {_shown(old, key)} → {_shown(new, key)}" for key in keys]
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return json.dumps(values[key], ensure_ascii=False) if key in values else "absent"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -4,6 +4,7 @@ One process writes (rank 0, or the only one). A line is a flat JSON object with 
 pipeline), ``event`` and the values of that event; lines are never rewritten, so a killed run keeps them all.
 """
 
+import importlib.util
 import json
 import math
 import os
@@ -79,16 +80,21 @@ class Tracker:
         self.close()
 
 
+def require_sinks(config: TrackingConfig) -> None:
+    """Raise ``UserError`` when a tracker that is asked for is not installed; imports none."""
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "tracking.wandb is on but wandb is not installed", hint="pip install 'hpctrain[tracking]'"
+        )
+
+
 class WandbSink:
     """Weights & Biases, offline unless the configuration says otherwise."""
 
     def __init__(self, config: TrackingConfig, name: str, folder: Path, experiment: dict[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as error:
-            raise UserError(
-                "tracking.wandb is on but wandb is not installed", hint="pip install 'hpctrain[tracking]'"
-            ) from error
+        require_sinks(config)
+        import wandb
+
         self._run = wandb.init(
             project=config.project, name=name, dir=str(folder), mode=config.wandb_mode, config=experiment,
             resume="allow", settings=wandb.Settings(silent=True),

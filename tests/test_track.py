@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 from hpctrain.config import TrackingConfig
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import SingleCommunicator
-from hpctrain.track import Tracker, WandbSink, read_metrics
+from hpctrain.track import Tracker, WandbSink, read_metrics, require_sinks
 
 
 class Recorder:
@@ -99,3 +100,11 @@ def test_a_training_is_tracked_in_its_run_directory(toy_run):
         run.experiment.training.build().run(run, tracker, SingleCommunicator())
     assert list(run.path.glob("wandb/offline-run-*/run-*.wandb"))
     assert any(line["event"] == "epoch" for line in read_metrics(run.metrics_path))
+
+
+def test_a_tracker_that_is_not_installed_is_missed_before_anything_starts(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    require_sinks(TrackingConfig())
+    with pytest.raises(UserError, match="wandb is not installed") as caught:
+        require_sinks(TrackingConfig(wandb=True))
+    assert "hpctrain[tracking]" in caught.value.hint
