@@ -45,7 +45,7 @@ class Sample:
 
     @property
     def label(self) -> int:
-        return int(self.process.signal)
+        return self.process.target
 
     @property
     def generated(self) -> int:

@@ -98,7 +98,7 @@ class Chunk:
             "events": self.events,
             "settings": asdict(self.settings),
             "versions": versions(),
-            "code": _code_digest(Path(inspect.getfile(type(self.settings)))),
+            "code": _code_digest(type(self.settings)),
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -136,7 +136,10 @@ def versions() -> dict[str, Any]:
 
 
 @cache
-def _code_digest(simulation: Path) -> str:
+def _code_digest(settings: type[Settings]) -> str:
     """Digest of the source of physics/ and of the chunk simulation: parts of other code are not reused."""
-    sources = [*sorted(Path(hpctrain.physics.__path__[0]).glob("*.py")), simulation]
+    own = {
+        Path(inspect.getfile(c)) for c in settings.__mro__ if issubclass(c, Settings) and c is not Settings
+    }
+    sources = [*sorted(Path(hpctrain.physics.__path__[0]).glob("*.py")), *sorted(own)]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

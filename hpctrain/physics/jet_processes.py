@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hpctrain.physics.processes import Process
 
 Range = tuple[float, float]
@@ -26,7 +28,7 @@ _CLASS_COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def jet_class_process(name: str, pthat: Range) -> Process:
+def jet_class_process(name: str, pthat: Range, class_number: int) -> Process:
     """Pairs of partons of one class of ``JET_CLASSES``, with p̂T [GeV] in ``pthat``; bosons decay to quarks.
 
     q: qq → qq, qq̄ → q′q̄′, gg → qq̄; g: gg → gg, qq̄ → gg; WW and ZZ (without γ*) of the Standard Model; tt̄.
@@ -38,6 +40,8 @@ def jet_class_process(name: str, pthat: Range) -> Process:
         signal=name in ("W", "Z", "t"),
         commands=(*_CLASS_COMMANDS[name], *_phase_space(pthat)),
         pthat=pthat,
+        partons=CLASS_PARTONS[name],
+        class_number=class_number,
     )
 
 
@@ -51,6 +55,7 @@ def higgs_to_bb(pthat: Range, m_higgs: float = 125.0) -> Process:
         commands=("HiggsSM:ffbar2HZ = on", f"25:m0 = {m_higgs:g}", *decays, *_phase_space(pthat)),
         pthat=pthat,
         masses={"m_higgs": float(m_higgs)},
+        partons=(25,),
     )
 
 
@@ -71,6 +76,7 @@ def wprime_to_wz(m_wprime: float) -> Process:
             "23:onIfAny = 12 14 16",
         ),
         masses={"m_wprime": float(m_wprime)},
+        partons=(24,),
     )
 
 
@@ -88,7 +94,7 @@ def qcd(name: str, pthat: Range) -> Process:
 
 def dijets(pthat: Range) -> Process:
     """QCD in one of several slices of p̂T [GeV], named by it so that slices stand beside each other."""
-    return qcd(f"dijets_{pthat[0]:g}-{pthat[1]:g}", pthat)
+    return replace(qcd(f"dijets_{pthat[0]:g}-{pthat[1]:g}", pthat), class_number=0)
 
 
 def minimum_bias() -> Process:

@@ -69,13 +69,18 @@ class Constituents:
             len(self), number, *(sum_by(self.jet, p, len(self)) for p in (self.px, self.py, self.pz, self.e))
         )
 
-    def sorted_by_pt(self, at_most: int | None = None) -> Constituents:
-        """Each jet's constituents by falling pT, the hardest ``at_most`` of them."""
+    def order(self, at_most: int | None = None) -> Ints:
+        """Rows jet after jet, each jet's by falling pT, the hardest ``at_most`` of it."""
         jet = self.jet
         order = np.lexsort((-self.pt, jet))
-        if at_most is not None:
-            order = order[np.arange(len(order)) - self.offsets[jet] < at_most]
-        counts = np.bincount(jet[order], minlength=len(self))
+        if at_most is None:
+            return order
+        return order[np.arange(len(order)) - self.offsets[jet] < at_most]
+
+    def sorted_by_pt(self, at_most: int | None = None) -> Constituents:
+        """Each jet's constituents by falling pT, the hardest ``at_most`` of them."""
+        order = self.order(at_most)
+        counts = np.bincount(self.jet[order], minlength=len(self))
         return Constituents(_offsets(counts), self.px[order], self.py[order], self.pz[order], self.e[order])
 
 

@@ -69,6 +69,15 @@ class Process:
     """Masses in GeV that the recipe was called with."""
     reference_mb: float | None = None
     """Cross section of the reference table in millibarn, where it has one."""
+    partons: tuple[int, ...] = ()
+    """PDG codes of what the hard process makes the wanted jets of; empty where any jet will do."""
+    class_number: int | None = None
+    """Label among several classes; None for signal and background."""
+
+    @property
+    def target(self) -> int:
+        """Label of its events: ``class_number``, or 1 for signal and 0 for background."""
+        return int(self.signal) if self.class_number is None else self.class_number
 
     @property
     def key(self) -> str:

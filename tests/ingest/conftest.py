@@ -8,7 +8,7 @@ import pytest
 
 from hpctrain import machine
 from hpctrain.config import Experiment
-from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector
+from hpctrain.registry import find
 from hpctrain.run import RunDirectory
 
 SMALL = {
@@ -31,7 +31,8 @@ def generate() -> Callable[..., tuple[RunDirectory, dict[str, Any]]]:
         folder.mkdir(parents=True, exist_ok=True)
         run = RunDirectory(folder, Experiment(name="test", seed=seed))
         run.logs.mkdir(exist_ok=True)
-        component = PythiaWholeDetector.Config.model_validate(settings).build()
+        settings = {"kind": "pythia_whole_detector", **settings}
+        component = find("ingest", settings["kind"]).Config.model_validate(settings).build()
         # The commit may move while tests run; everything else in the record must not.
         with run.tracker("generate") as tracker, pytest.MonkeyPatch.context() as patch:
             patch.setattr(machine, "commit", lambda: "0" * 40)
