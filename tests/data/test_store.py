@@ -267,7 +267,9 @@ def test_every_rank_is_in_one_group_that_is_large_enough(size, replica_ranks):
 
 
 def test_the_same_on_four_ranks():
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "mpi", "-p", "no:cacheprovider", __file__]
+    """The tests of staging as well: starting four ranks takes longer than they do."""
+    files = [__file__, str(Path(__file__).with_name("test_staging.py"))]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "mpi", "-p", "no:cacheprovider", *files]
     result = subprocess.run(
         [mpiexec(), "-n", "4", *command],
         capture_output=True,
@@ -341,10 +343,14 @@ def end(job) -> int:
     return code
 
 
-def test_training_from_memory_is_training_from_disk_killed_or_not(toy_run):
+def test_training_from_memory_is_training_from_disk_killed_or_not(toy_run, tmp_path, monkeypatch):
+    """With shards that were staged, too."""
     disk = toy_run("disk", *WINDOWS, "data.store=disk")
     assert end(start(disk)) == 0, (disk.logs / "train.log").read_text()
-    run = toy_run("memory", *WINDOWS, "data.store=memory", "training.checkpoint_steps=2")
+    (tmp_path / "node").mkdir()
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "node"))
+    settings = ("data.store=memory", "data.stage=[$NOT_SET,$NODE_DISK]", "training.checkpoint_steps=2")
+    run = toy_run("memory", *WINDOWS, *settings)
     job = start(run)
     while len(list(run.checkpoints.glob("*.pt"))) < 3:
         assert job.poll() is None, (run.logs / "train.log").read_text()
@@ -357,6 +363,7 @@ def test_training_from_memory_is_training_from_disk_killed_or_not(toy_run):
     assert time.monotonic() - began < 30, "the other rank did not notice"
     (run.logs / "train.log").unlink()
     assert end(start(run)) == 0, (run.logs / "train.log").read_text()
+    assert len(list((tmp_path / "node").iterdir())) == 2, "train and validation, copied once"
     # MPI would complain at its end of memory that was not given back
     assert "WARN" not in (run.logs / "train.log").read_text()
     from_disk, from_memory = (Checkpoints(r.checkpoints).latest() for r in (disk, run))

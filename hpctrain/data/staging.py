@@ -1,0 +1,107 @@
+"""Shards copied to node-local storage: once per node, checked, and gone on with after a stop.
+
+The copy is an ordinary dataset in a folder named after the ``dataset.json`` it came with. Two jobs may stage
+into one folder: shards arrive under names of their own and are renamed into place whole, ``dataset.json`` last.
+"""
+
+import contextlib
+import hashlib
+import os
+import re
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from hpctrain.data.schema import DatasetInfo
+from hpctrain.data.shard_copy import Progress, ShardCopy
+from hpctrain.data.shards import ShardDataset
+from hpctrain.data.together import together
+from hpctrain.errors import UserError
+from hpctrain.parallel.communicator import Communicator
+
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks of waiting ranks at whether all copies are made."""
+
+
+def stage(
+    directory: Path,
+    candidates: Sequence[str],
+    communicator: Communicator,
+    progress: Progress | None = None,
+) -> Path:
+    """Copy the dataset in ``directory`` to the first of ``candidates`` that can be used; returns where it is then.
+
+    Candidates are folders, which may name environment variables. Every rank calls this. Of the ranks that see
+    the same folder the first copies and the others wait: the ranks of a node, or all of them where the folder is
+    a burst buffer of the whole job. Shards that are there already, byte for byte, are not copied again.
+    ``progress`` is called on the ranks that copy.
+
+    Raises ``UserError``, on all ranks when any fails: no folder, no room, a source shard that is not what was
+    written, a disk that fills up.
+    """
+    token = communicator.gather(uuid.uuid4().hex)[0]
+    with together(communicator):
+        info = ShardDataset.open(directory).info  # no shard is missing or cut
+        content = (directory / "dataset.json").read_bytes()
+        target = _target(directory, content, candidates)
+        mark = target / f".{token}.{communicator.rank}"
+        mark.touch()
+    seen = [int(path.suffix[1:]) for path in target.glob(f".{token}.*")]
+    communicator.barrier()  # all have looked
+    with contextlib.suppress(OSError):
+        mark.unlink()
+    copy = ShardCopy(directory, info, content, target, progress)
+    copies = communicator.rank == min(seen, default=communicator.rank)
+    with _background(copy) if copies else contextlib.nullcontext() as work:
+        pause = 0.01
+        # Not one long wait in a collective operation: that would burn the cores, and Gloo would give up on it.
+        while not all(communicator.gather(work is None or work.done())):
+            time.sleep(pause)
+            pause = min(LONGEST_PAUSE, 2 * pause)
+        with together(communicator):
+            if work is not None:
+                work.result()
+    with together(communicator):
+        DatasetInfo.read(target)
+    return target
+
+
+def _target(directory: Path, content: bytes, candidates: Sequence[str]) -> Path:
+    """The dataset's own folder in the first candidate that can be written. Raises ``UserError`` naming them all."""
+    name = f"hpctrain-{os.getuid()}-{directory.resolve().name}-{hashlib.sha256(content).hexdigest()[:16]}"
+    refused = []
+    for candidate in candidates:
+        names = re.findall(r"\$\{?(\w+)", candidate)
+        unset = [name for name in names if not os.environ.get(name)]
+        if unset or not candidate:
+            refused.append(f"{candidate} ({', '.join(unset) or 'it'} is not set)")
+            continue
+        folder = Path(os.path.expandvars(candidate)).expanduser()
+        if not folder.is_dir():
+            refused.append(f"{candidate} ({folder} is not a folder)")
+            continue
+        try:
+            (folder / name).mkdir(exist_ok=True)
+            with (folder / name / ".lock").open("a"):
+                pass
+        except OSError as error:
+            refused.append(f"{candidate} ({folder}: {error.strerror})")
+            continue
+        return folder / name
+    raise UserError(
+        f"no folder to stage {directory} to on {socket.gethostname()}: {', '.join(refused) or 'none is named'}",
+        hint="Name one that is there in data.stage, or leave data.stage empty to read the shards where they are",
+    )
+
+
+@contextlib.contextmanager
+def _background(copy: ShardCopy) -> Iterator[Future[None]]:
+    """The copy, being made by a thread; it is given up when the block is left early."""
+    with ThreadPoolExecutor(1, thread_name_prefix="staging") as pool:
+        try:
+            yield pool.submit(copy.make)
+        finally:
+            copy.stopped.set()
