@@ -70,6 +70,8 @@ class Converter(ABC):
     """Name of the scalar that is the label when the user says nothing."""
     default_weight: ClassVar[str | None] = None
     """Name of the scalar that is the weight when the user says nothing, and the generator's weight."""
+    what: ClassVar[str] = "branch"
+    """What the format calls a column, for messages."""
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
     """Distributions whose versions go into the provenance."""
     modules: ClassVar[tuple[str, ...]] = ()
@@ -137,7 +139,7 @@ class Finite:
 
     policy: Literal["refuse", "drop"]
     path: Path
-    what: str = "branch"
+    what: str
     """What the format calls a column."""
     hint: str = "Mend the file, or leave such events out with non_finite=drop (their number is kept)"
     dropped: int = field(default=0, init=False)

@@ -55,6 +55,7 @@ class Hdf5(Converter):
     """Datasets → fields, as ``fields`` says; without it every numeric dataset becomes a dense field."""
 
     packages = ("numpy", "h5py")
+    what = "dataset"
 
     class Config(ConverterConfig):
         speed_keys: ClassVar[frozenset[str]] = frozenset({"batch"})
@@ -90,7 +91,7 @@ class Hdf5(Converter):
                     name: _read(file, name, rule, fields[name], start, stop) for name, rule in rules.items()
                 }
                 rows = np.arange(start, stop, dtype=np.int64)
-                finite = Finite(self.config.non_finite, path, "dataset")
+                finite = Finite(self.config.non_finite, path, self.what)
                 good = finite.keep(rows, {_described(rules[name]): values for name, values in raw.items()})
                 columns: Columns = {name: cast(values, fields[name]) for name, values in raw.items()}
                 chosen = np.flatnonzero(good)

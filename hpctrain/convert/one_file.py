@@ -56,7 +56,7 @@ def columns_of(task: FileTask, results: list[FileResult]) -> Iterator[tuple[Colu
     digest = sha256_of(task.path)
     read = dropped = kept = 0
     for piece in converter.pieces(task.path, task.number, task.sample.wanted):
-        columns, bad = _complete(piece, task)
+        columns, bad = _complete(piece, task, converter.what)
         read += piece.read
         dropped += piece.dropped + bad
         rows = len(columns["source"])
@@ -79,11 +79,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _complete(piece: Piece, task: FileTask) -> tuple[Columns, int]:
+def _complete(piece: Piece, task: FileTask, what: str) -> tuple[Columns, int]:
     """The piece's columns with the fields of every dataset; and how many events their scalars cost it."""
     columns, rows, scalars, bad = dict(piece.columns), piece.rows, dict(piece.scalars), 0
     if scalars and len(rows):
-        finite = Finite(task.config.non_finite, task.path)
+        finite = Finite(task.config.non_finite, task.path, what)
         good = finite.keep(rows, scalars)
         if not good.all():
             bad = len(np.unique(rows[~good]))
