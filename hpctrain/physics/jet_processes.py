@@ -46,10 +46,10 @@ def jet_class_process(name: str, pthat: Range, class_number: int) -> Process:
 
 
 def higgs_to_bb(pthat: Range, m_higgs: float = 125.0) -> Process:
-    """qq̄ → H Z of the Standard Model with H → bb̄ and Z → νν̄: one boosted Higgs an event."""
+    """qq̄ → H Z of the Standard Model with H → bb̄ and Z → νν̄: one boosted Higgs an event. p̂T, mass in GeV."""
     decays = ("25:onMode = off", "25:onIfAny = 5", "23:onMode = off", "23:onIfAny = 12 14 16")
     return Process(
-        name="hbb",
+        name=f"hbb_{pthat[0]:g}-{pthat[1]:g}",
         label=f"H → bb̄ ({pthat[0]:g}-{pthat[1]:g} GeV)",
         signal=True,
         commands=("HiggsSM:ffbar2HZ = on", f"25:m0 = {m_higgs:g}", *decays, *_phase_space(pthat)),
@@ -80,11 +80,11 @@ def wprime_to_wz(m_wprime: float) -> Process:
     )
 
 
-def qcd(name: str, pthat: Range) -> Process:
-    """QCD 2 → 2 scattering with p̂T in the range ``pthat`` [GeV]."""
+def qcd(pthat: Range) -> Process:
+    """QCD 2 → 2 scattering with p̂T in the range ``pthat`` [GeV], which is part of its name."""
     low, high = pthat
     return Process(
-        name=name,
+        name=f"qcd_{low:g}-{high:g}",
         label=f"QCD ({low:g}-{high:g} GeV)",
         signal=False,
         commands=("HardQCD:all = on", *_phase_space(pthat)),
@@ -94,7 +94,7 @@ def qcd(name: str, pthat: Range) -> Process:
 
 def dijets(pthat: Range) -> Process:
     """QCD in one of several slices of p̂T [GeV], named by it so that slices stand beside each other."""
-    return replace(qcd(f"dijets_{pthat[0]:g}-{pthat[1]:g}", pthat), class_number=0)
+    return replace(qcd(pthat), name=f"dijets_{pthat[0]:g}-{pthat[1]:g}", class_number=0)
 
 
 def minimum_bias() -> Process:

@@ -60,14 +60,7 @@ def match(jets: Jets, partons: Partons, *, radius: float) -> Ints:
     One to one: of all pairs of an event the nearest is taken first.
     """
     owner = np.full(len(jets), -1, dtype=np.int64)
-    first = np.searchsorted(partons.event, np.arange(partons.n_events + 1))
-    per_event = np.diff(first)[jets.event] if len(jets) else np.zeros(0, np.int64)
-    jet = np.repeat(np.arange(len(jets)), per_event)
-    start = np.cumsum(per_event) - per_event
-    parton = np.repeat(first[jets.event] - start, per_event) + np.arange(len(jet))
-    turn = jets.phi[jet] - partons.phi[parton]
-    turn -= 2.0 * np.pi * np.round(turn / (2.0 * np.pi))
-    distance = np.hypot(jets.eta[jet] - partons.eta[parton], turn)
+    jet, parton, distance = _pairs(jets, partons)
     taken = np.zeros(len(partons), dtype=bool)
     for pair in np.argsort(distance, kind="stable"):
         if distance[pair] > radius:
@@ -76,3 +69,55 @@ def match(jets: Jets, partons: Partons, *, radius: float) -> Ints:
             owner[jet[pair]] = parton[pair]
             taken[parton[pair]] = True
     return owner
+
+
+def heavy_hadrons_in(jets: Jets, record: Any, quark: int, *, radius: float) -> Ints:
+    """Number of weakly decaying hadrons with a b (``quark`` 5) or c (4) quark within ``radius`` of each jet.
+
+    Hadrons that decay to another of the kind are left out, so that a B* → B counts once; charm of a b decay
+    counts among the charm.
+    """
+    import awkward as ak
+
+    heavy = _has_quark(record.id, quark)
+    index = ak.local_index(record.id)
+    # Whose daughters hold the quark still: marked through the mothers of the heavy particles.
+    counts = ak.to_numpy(ak.num(record.id)).astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    event = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+    flat_heavy = np.asarray(ak.to_numpy(ak.flatten(heavy)), dtype=bool)
+    mother = ak.to_numpy(ak.flatten(record.mother1)).astype(np.int64) + starts[event]
+    passed_on = np.zeros(len(event), dtype=bool)
+    passed_on[mother[flat_heavy]] = True
+    last = flat_heavy & ~passed_on & (np.asarray(ak.to_numpy(ak.flatten(index))) > 0)
+    px, py, pz = (np.asarray(ak.to_numpy(ak.flatten(record.p[k])))[last] for k in ("px", "py", "pz"))
+    pt = np.hypot(px, py)
+    hadrons = Partons(
+        len(counts),
+        event[last],
+        np.zeros(last.sum(), np.int64),
+        pt,
+        pseudorapidity(pt, pz),
+        np.arctan2(py, px),
+    )
+    jet, _, distance = _pairs(jets, hadrons)
+    return np.bincount(jet[distance < radius], minlength=len(jets)).astype(np.int64)
+
+
+def _has_quark(pdg: Any, quark: int) -> Any:
+    """True for hadrons whose code has ``quark`` as the heaviest: hundreds of mesons, thousands of baryons."""
+    code = abs(pdg)
+    meson, baryon = (code // 100) % 10, (code // 1000) % 10
+    return (code < 1_000_000) & (code > 100) & ((baryon == quark) | ((baryon == 0) & (meson == quark)))
+
+
+def _pairs(jets: Jets, partons: Partons) -> tuple[Ints, Ints, Floats]:
+    """Every jet with every parton of its event: rows of both, and ΔR."""
+    first = np.searchsorted(partons.event, np.arange(partons.n_events + 1))
+    size = np.diff(first)[jets.event]
+    jet = np.repeat(np.arange(len(jets), dtype=np.int64), size)
+    start = np.cumsum(size) - size
+    parton = np.repeat(first[jets.event] - start, size) + np.arange(len(jet))
+    turn = jets.phi[jet] - partons.phi[parton]
+    turn -= 2.0 * np.pi * np.round(turn / (2.0 * np.pi))
+    return jet, parton, np.hypot(jets.eta[jet] - partons.eta[parton], turn)
