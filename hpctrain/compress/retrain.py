@@ -48,9 +48,7 @@ class Retraining:
         self.communicator = communicator
         loading = run.experiment.data.build()
         self._loaders = {
-            name: loading.loader(
-                loading.open(run.data / name, communicator), task.fields, communicator, task.balance
-            )
+            name: loading.loader(run.data / name, task.fields, communicator, task.balance)
             for name in ("train", "validation", "test")
         }
         train = ShardDataset.open(run.data / "train")

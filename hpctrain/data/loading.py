@@ -11,6 +11,8 @@ from hpctrain.data.balance import Balance
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
 from hpctrain.data.shards import ShardDataset
+from hpctrain.data.staging import stage
+from hpctrain.data.store import MemoryStore
 from hpctrain.data.windows import Source
 from hpctrain.parallel.communicator import Communicator
 from hpctrain.registry import register
@@ -24,7 +26,7 @@ class ShardLoading:
     """Shuffled batches of a shard directory, from disk or from the memory of all ranks."""
 
     class Config(ComponentConfig):
-        speed_keys: ClassVar[frozenset[str]] = frozenset({"prefetch"})
+        speed_keys: ClassVar[frozenset[str]] = frozenset({"prefetch", "store", "replica_ranks", "stage"})
         kind: Literal["shards"] = "shards"
         window: PositiveInt | None = None
         """Events within which samples mix, over all ranks together; None takes as many as 256 MiB hold, 65,536 at
@@ -35,13 +37,25 @@ class ShardLoading:
         """Streams that a batch is drawn from: so many ranks read nothing twice. Many more ranks want more lanes."""
         prefetch: PositiveInt = 2
         """Batches made ready before they are asked for."""
+        store: Literal["disk", "memory"] = "disk"
+        """``memory`` reads each event once, keeps it in the memory of one rank and fetches it from there (needs MPI)."""
+        replica_ranks: PositiveInt | None = None
+        """Ranks that hold one copy of the dataset together when ``store`` is ``memory``; None: all of them."""
+        stage: tuple[str, ...] = ()
+        """Node-local folders to copy the shards to before training, the first that is there; may name environment
+        variables, as in ``$SLURM_TMPDIR``. Empty reads them where they are."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def open(self, directory: Path, communicator: Communicator) -> Source:
-        """The events of a shard directory. Every rank calls it. Raises ``UserError``."""
-        return ShardDataset.open(directory)
+    def open(self, directory: Path, names: Sequence[str], communicator: Communicator) -> Source:
+        """The fields named of a shard directory's events. Every rank calls it. Raises ``UserError``."""
+        if self.config.stage:
+            directory = stage(directory, self.config.stage, communicator)
+        dataset = ShardDataset.open(directory)
+        if self.config.store == "disk" or communicator.size == 1:
+            return dataset
+        return MemoryStore.fill(dataset, communicator, replica_ranks=self.config.replica_ranks, names=names)
 
     def order(self, dataset: ShardDataset, global_batch_size: int, seed: int) -> Order:
         """The order of a dataset's events; it follows from the dataset and the configuration alone."""
@@ -56,14 +70,14 @@ class ShardLoading:
 
     def loader(
         self,
-        source: Source,
+        directory: Path,
         names: Sequence[str],
         communicator: Communicator,
         balance: Balance | None = None,
     ) -> Loader:
-        """The batches of this rank."""
+        """This rank's batches of a shard directory's events. Every rank calls it."""
         return Loader(
-            source,
+            self.open(directory, names, communicator),
             rank=communicator.rank,
             size=communicator.size,
             names=names,

@@ -111,11 +111,8 @@ class _Session:
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
         loading = experiment.data.build()
-        balance = self.task.balance
         self.train, self.validation = (
-            loading.loader(
-                loading.open(run.data / split, communicator), self.task.fields, communicator, balance
-            )
+            loading.loader(run.data / split, self.task.fields, communicator, self.task.balance)
             for split in ("train", "validation")
         )
         self.order = loading.order(train, config.global_batch_size, experiment.seed)

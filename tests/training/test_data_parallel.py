@@ -16,6 +16,9 @@ from hpctrain.track import read_metrics
 from hpctrain.training.checkpoint import Checkpoints
 from hpctrain.training.restore import load_task
 
+WINDOWS = ("data.window=64", "data.block=8", "data.lanes=4")
+"""An order of several windows for 203 events, as large datasets have."""
+
 
 def start(run: RunDirectory) -> Job:
     return run.experiment.launch.build().start(
@@ -53,8 +56,9 @@ def test_one_rank_learns_and_records(toy_run):
 @pytest.mark.parametrize(("ranks", "engine"), [(2, "mpi"), (3, "mpi"), (2, "gloo")])
 def test_any_ranks_and_engine_are_one_rank(toy_run, ranks, engine):
     """203 events in batches of 32: the last batch is uneven, and smaller than ranks of three would like."""
-    one = train(toy_run("one", "task.loss_weights=log"))
-    many = train(toy_run("many", "task.loss_weights=log", f"launch.ranks={ranks}", f"launch.engine={engine}"))
+    settings = ("task.loss_weights=log", *(WINDOWS if ranks == 3 else ()))
+    one = train(toy_run("one", *settings))
+    many = train(toy_run("many", *settings, f"launch.ranks={ranks}", f"launch.engine={engine}"))
     assert one["step"] == many["step"] == 14
     # float32: sums over 32 samples in another order, 14 Adam steps
     assert torch.allclose(weights(one), weights(many), rtol=1e-3, atol=2e-5)
@@ -71,7 +75,9 @@ def test_two_ranks_twice_are_the_same_bits(toy_run):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_ends_the_job_and_the_run_goes_on_bit_for_bit(toy_run, rank):
-    settings = ("launch.ranks=2", "training.checkpoint_steps=2", "training.epochs=30", "training.keep=3")
+    settings = (
+        "launch.ranks=2", "training.checkpoint_steps=2", "training.epochs=30", "training.keep=3", *WINDOWS
+    )  # fmt: skip
     whole = train(toy_run("whole", *settings))
     run = toy_run("killed", *settings)
     job = start(run)
