@@ -93,25 +93,25 @@ def mean_image(dataset: ShardDataset, label: int) -> tuple[NDArray[np.float64], 
 def event_display(event: Event) -> Figure:
     """One panel a channel, with the fat jets as circles of R = 1."""
     names = channel_names(len(event.image))
-    figure = new_figure(_width(len(names)), 3.7)
+    figure = new_figure(row_width(len(names)), 3.7)
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for number, axis in enumerate(axes):
         tracks = names[number] == CHANNELS[-1]
-        _panel(axis, event.image[number], names[number], log=not tracks, label=number == 0)
+        image_panel(axis, event.image[number], names[number], log=not tracks, label=number == 0)
         for jet in event.jets[event.jets[:, 0] > 0]:
-            _draw_jet(axis, jet, text=number == 0)
+            draw_jet(axis, jet, text=number == 0)
     return figure
 
 
 def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) -> Figure:
     """Mean images (channels, η, φ) of both classes, signal above, with one colour scale for each channel."""
     names = channel_names(len(signal))
-    figure = new_figure(_width(len(names)), 7.0)
+    figure = new_figure(row_width(len(names)), 7.0)
     axes = figure.subplots(2, len(names), sharex=True, sharey=True, squeeze=False)
     for row, (name, image) in enumerate((("Signal", signal), ("Background", background))):
         for column, channel in enumerate(names):
             both = np.stack([signal[column], background[column]])
-            _panel(
+            image_panel(
                 axes[row, column],
                 image[column],
                 f"{name}: {channel}",
@@ -123,12 +123,12 @@ def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) ->
     return figure
 
 
-def _width(panels: int) -> float:
+def row_width(panels: int) -> float:
     """Inches of a row of panels."""
     return 9.2 if panels >= 3 else 1.0 + 3.0 * panels
 
 
-def _panel(
+def image_panel(
     axis: Axes,
     values: NDArray[Any],
     title: str,
@@ -137,7 +137,12 @@ def _panel(
     label: bool,
     limits: tuple[float, float] | None = None,
     last: bool = True,
+    unrolled: bool = True,
 ) -> None:
+    """One image (across, up) in logarithmic colours; ``unrolled`` is the detector, else cells are counted.
+
+    ``label`` names the vertical axis, ``last`` the horizontal one. ``limits``: smallest and largest colour.
+    """
     import matplotlib as mpl
     from matplotlib.colors import ListedColormap, LogNorm, Normalize
 
@@ -150,42 +155,54 @@ def _panel(
     picture = axis.imshow(
         np.ma.masked_less_equal(values.T, 0),
         origin="lower",
-        extent=(-ETA_MAX, ETA_MAX, -np.pi, np.pi),
-        aspect="equal",
+        extent=(-ETA_MAX, ETA_MAX, -np.pi, np.pi) if unrolled else (0, values.shape[0], 0, values.shape[1]),
+        aspect="equal" if unrolled or max(values.shape) < 3 * min(values.shape) else "auto",
         norm=norm,
         cmap=colours,
         interpolation="nearest",
     )
-    _colour_bar(axis, picture, decades=log and high / low > 10)
-    axis.set(title=title, xlim=(-ETA_MAX, ETA_MAX), ylim=(-np.pi, np.pi), xticks=[-2, -1, 0, 1, 2])
-    axis.set_yticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+    _colour_bar(axis, picture, decades=log and high / low > 10, counts=not log)
+    axis.set_title(title)
+    if unrolled:
+        unroll(axis, ETA_MAX)
     axis.grid(visible=False)
     if last:
-        axis.set_xlabel("η")
+        axis.set_xlabel("η" if unrolled else "cell")
     if label:
-        axis.set_ylabel("φ")
+        axis.set_ylabel("φ" if unrolled else "cell")
 
 
-def _colour_bar(axis: Axes, picture: Any, *, decades: bool) -> None:
-    """A bar exactly as high as the panel, with plain numbers."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def unroll(axis: Axes, eta_max: float) -> None:
+    """Limits and ticks of the detector unrolled."""
+    whole, step = int(eta_max), 1 if eta_max < 4 else 2
+    axis.set(xlim=(-eta_max, eta_max), ylim=(-np.pi, np.pi))
+    axis.set_xticks(range(-(whole // step * step), whole + 1, step))
+    axis.set_yticks([-np.pi, -np.pi / 2, 0, np.pi / 2, np.pi], ["−π", "−π/2", "0", "π/2", "π"])
+
+
+def _colour_bar(axis: Axes, picture: Any, *, decades: bool, counts: bool) -> None:
+    """A bar exactly as high as the panel, with plain numbers; whole ones for counts."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     bar = axis.figure.colorbar(picture, cax=axis.inset_axes((1.03, 0, 0.045, 1)))
     bar.outline.set_visible(False)
+    if counts:
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     plain_numbers = FuncFormatter(lambda value, _: f"{value:g}")
     bar.ax.yaxis.set_major_formatter(plain_numbers)
     bar.ax.yaxis.set_minor_formatter(NullFormatter() if decades else plain_numbers)
     bar.ax.tick_params(labelsize=8, length=2)
 
 
-def _draw_jet(axis: Axes, jet: NDArray[Any], *, text: bool) -> None:
+def draw_jet(axis: Axes, jet: NDArray[Any], *, text: bool, radius: float = JET_RADIUS) -> None:
+    """A jet (pT, η, φ, m) as a circle, with pT and mass in it."""
     from matplotlib.patches import Circle
     from matplotlib.patheffects import withStroke
 
     pt, eta, phi, mass = (float(value) for value in jet)
     for turn in (-2 * np.pi, 0.0, 2 * np.pi):  # φ is periodic: a jet at the seam shows on both sides
-        if abs(phi + turn) < np.pi + JET_RADIUS:
-            axis.add_patch(Circle((eta, phi + turn), JET_RADIUS, fill=False, ec="#e8eef5", lw=1.0, alpha=0.9))
+        if abs(phi + turn) < np.pi + radius:
+            axis.add_patch(Circle((eta, phi + turn), radius, fill=False, ec="#e8eef5", lw=1.0, alpha=0.9))
     if text:
         axis.text(
             eta,

@@ -117,10 +117,13 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def to_png(figure: Figure, dpi: int = PNG_DPI) -> bytes:
-    """The figure on white paper."""
+def to_png(figure: Figure, dpi: int = PNG_DPI, *, trim: bool = False) -> bytes:
+    """The figure on white paper; ``trim`` cuts off what is left empty around it."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=dpi, facecolor="white", metadata={"Software": "hpctrain"})
+    figure.savefig(
+        stream, format="png", dpi=dpi, facecolor="white", metadata={"Software": "hpctrain"},
+        bbox_inches="tight" if trim else None,
+    )  # fmt: skip
     return stream.getvalue()
 
 
@@ -141,8 +144,8 @@ def to_svg(figure: Figure, name: str) -> str:
     return svg
 
 
-def write_png(figure: Figure, path: Path) -> bytes:
+def write_png(figure: Figure, path: Path, *, trim: bool = False) -> bytes:
     """Write the PNG (whole or not at all) and return it."""
-    content = to_png(figure)
+    content = to_png(figure, trim=trim)
     write_atomically(path, content)
     return content

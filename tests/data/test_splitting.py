@@ -251,7 +251,7 @@ def test_a_number_that_its_type_cannot_hold_is_refused(tmp_path):
     for part in range(2):
         names = {"label": "x", "sources": [f"{part}-{n}" for n in range(200)]}
         with ShardWriter(tmp_path / str(part), fields, provenance=names) as writer:
-            writer.append({"source": np.arange(200, dtype=np.uint8)})
+            writer.append({"source": np.roll(np.arange(200, dtype=np.uint8), part)})
     merge([tmp_path / "0", tmp_path / "1"], tmp_path / "whole")
     with pytest.raises(UserError, match=r"more than the field 'source' of uint8 can number"):
         split(tmp_path / "whole", tmp_path / "out", Plan())
