@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpctrain.errors import UserError
+
 Ints = NDArray[np.int64]
 Work = NDArray[np.float64]
 
@@ -27,6 +29,20 @@ class NeighbourWork:
 
 
 @dataclass(frozen=True)
+class RadiusWork:
+    """Nodes and, on average, edges of graphs within a radius or ring: n + f n (n − 1).
+
+    ``fraction`` f of the pairs of an event are near enough: edges over n (n − 1), measured on some events.
+    """
+
+    fraction: float
+
+    def __call__(self, nodes: Ints) -> Work:
+        n = np.asarray(nodes, dtype=np.float64)
+        return n + self.fraction * n * (n - 1)
+
+
+@dataclass(frozen=True)
 class Balance:
     """What an event costs: ``work`` of the number of items it has in the ragged field ``field``."""
 
@@ -37,14 +53,20 @@ class Balance:
 def cuts(work: Work, size: int) -> Ints:
     """Where to cut events into ``size`` contiguous shares of nearly equal work: int64 (size + 1,).
 
-    No share is off by more than one event's work from the ideal. Without any work, events are cut evenly.
+    No share is off by more than one event's work from the ideal. Without any work, events are cut evenly. Raises
+    ``UserError`` when work is negative, NaN or infinite.
     """
-    total = work.sum()
-    if total <= 0:
-        return np.arange(size + 1, dtype=np.int64) * len(work) // size
     ends = np.concatenate([[0.0], np.cumsum(work)])
+    total = ends[-1]
+    if not np.isfinite(total) or work.min(initial=0) < 0:
+        raise UserError(
+            "the work of an event is negative, NaN or infinite",
+            hint="See the function `work` of the task's Balance",
+        )
+    if total == 0:
+        return np.arange(size + 1, dtype=np.int64) * len(work) // size
     ideal = total * np.arange(1, size) / size
-    after = np.searchsorted(ends, ideal)
+    after = np.searchsorted(ends, ideal).clip(1, len(work))
     nearer = np.where(ideal - ends[after - 1] < ends[after] - ideal, after - 1, after)
     return np.concatenate([[0], np.maximum.accumulate(nearer), [len(work)]]).astype(np.int64)
 
