@@ -35,6 +35,10 @@ format: $(VENV)/.ready-dev  ## let ruff write it
 bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, ranks beside one
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.graph_loading
+	$(BIN)/python -m benchmarks.edges
+	$(BIN)/python -m benchmarks.whole_epoch
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,graphs,cluster,dev,tracking]'

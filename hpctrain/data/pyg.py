@@ -163,8 +163,12 @@ def _own_edges(edge_index: Tensor, offsets: Tensor) -> Batch:
 
 
 def _joined(edges: Tensor, offsets: Tensor, edge_places: Tensor) -> Tensor:
-    """Edges (edges, 2) of each event on its own → (2, edges) of the batch."""
-    return (edges + offsets[event_of_item(edge_places)][:, None]).t().contiguous()
+    """Edges (edges, 2) of each event on its own, of any integer type → int64 (2, edges) of the batch."""
+    first = offsets[:-1].repeat_interleave(edge_places.diff(), output_size=len(edges))
+    joined = torch.empty((2, len(edges)), dtype=torch.int64, device=edges.device)
+    for end in (0, 1):  # one by one: turning a (edges, 2) round takes longer than all the rest
+        torch.add(edges[:, end], first, out=joined[end])
+    return joined
 
 
 def _torch_geometric() -> Any:
