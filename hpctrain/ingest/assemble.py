@@ -120,6 +120,7 @@ def placed_events(
     starts = np.cumsum(totals) - totals
     before = np.zeros_like(totals)
     for number, (sample, division) in enumerate(zip(samples, divisions, strict=True)):
+        weight = sample.weight(luminosity_fb)
         first = 0
         for piece in _read(sample, parts, fields, memory):
             events = count(piece)
@@ -131,7 +132,7 @@ def placed_events(
                 place[mine] = starts[which] + order.place(before[which] + rank[mine])
             yield {
                 "label": np.full(events, sample.label, dtype=np.int64),
-                "weight": np.full(events, sample.weight(luminosity_fb)),
+                "weight": np.full(events, weight),
                 **piece,
                 "process": np.full(events, number, dtype=np.int64),
                 PLACE: place,

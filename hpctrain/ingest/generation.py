@@ -122,7 +122,7 @@ class Generation(ABC):
         settings = self.settings(seed)
         requests = self.requests()
         chunks = plan(requests, self.config.events_per_chunk, settings)
-        folder = run.data / "parts"
+        folder = run.data.resolve() / "parts"  # workers may start elsewhere
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

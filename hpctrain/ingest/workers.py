@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ Result = TypeVar("Result")
 
 AHEAD = 2
 """Tasks submitted for each worker: one being done and one waiting there, so that none is idle."""
+POLL_S = 0.02
 
 
 def run_tasks(
@@ -39,27 +41,40 @@ def run_tasks(
 
     count = min(cluster.workers(workers), len(items))
     waiting = iter(items)
-    with cluster.connect(count, scratch, logs) as client:
-        running = as_completed()  # type: ignore[no-untyped-call]
+    with cluster.connect(count, scratch, logs) as connection:
+        # Results are fetched as they come, in the background: a fetch may have to wait for a task to be done again.
+        running = as_completed(loop=connection.client.loop, with_results=True)  # type: ignore[no-untyped-call]
         names: dict[str, str] = {}
 
         def submit(room: int) -> None:
             for _, item in zip(range(room), waiting, strict=False):
-                future = client.submit(function, item, pure=False)
+                future = connection.client.submit(_boxed, function, item, pure=False)
                 names[future.key] = name(item)
                 running.add(future)  # type: ignore[no-untyped-call]
 
         submit(AHEAD * count)
-        for future in running:
-            who = names.pop(future.key)
-            try:
-                result = future.result()
-            except KilledWorker as error:
-                raise UserError(
-                    f"{who}: {ALLOWED_DEATHS + 1} workers died over this task",
-                    hint="Look for the out-of-memory killer in `dmesg`; fewer generate.workers need less "
-                    "memory. Finished parts are kept: the same command goes on from them",
-                ) from error
-            future.release()
-            submit(1)
-            yield result
+        while not running.is_empty():  # type: ignore[no-untyped-call]
+            connection.keep()
+            done = running.next_batch(block=False)  # type: ignore[no-untyped-call]
+            if not done:
+                time.sleep(POLL_S)
+            for future, result in done:
+                who = names.pop(future.key)
+                # Not by the future's status: that changes when the worker dies after the result has come.
+                if not isinstance(result, list):
+                    error = result[1] if isinstance(result, tuple) else result
+                    if not isinstance(error, KilledWorker):
+                        raise error
+                    raise UserError(
+                        f"{who}: {ALLOWED_DEATHS + 1} workers died over this task",
+                        hint="Look for the out-of-memory killer in `dmesg`, and at the memory and time that the "
+                        "workers have (generate.cluster). Finished parts are kept: the same command goes on from them",
+                    ) from error
+                future.release()
+                submit(1)
+                yield result[0]
+
+
+def _boxed(function: Callable[[Item], Result], item: Item) -> list[Result]:
+    """The result in a list: what else comes back, an exception and its traceback in a tuple, is an error."""
+    return [function(item)]

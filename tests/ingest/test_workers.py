@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from hpctrain.errors import UserError
-from hpctrain.ingest.clusters.base import ALLOWED_DEATHS
+from hpctrain.ingest.clusters.base import ALLOWED_DEATHS, Connection
 from hpctrain.ingest.clusters.local import ThisMachine
 from hpctrain.ingest.workers import AHEAD, run_tasks
 
@@ -106,7 +106,7 @@ class _Counting:
         return asked or 1
 
     @contextmanager
-    def connect(self, workers: int, scratch: Path, logs: Path) -> Iterator[Any]:
+    def connect(self, workers: int, scratch: Path, logs: Path) -> Iterator[Connection]:
         from distributed import Client
 
         counting = self
@@ -118,7 +118,7 @@ class _Counting:
                 return super().submit(*args, **kwargs)
 
         with Counted(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
-            yield client
+            yield Connection(client)
 
 
 def test_only_a_few_tasks_are_submitted_at_a_time(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""The same shards, bit for bit, from every kind of cluster, whatever is killed on the way. Pythia, some tens of events."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from hpctrain.run import RunDirectory
+from hpctrain.track import read_metrics
+
+Generate = Callable[..., tuple[RunDirectory, dict[str, Any]]]
+
+SMALL = {
+    "processes": [{"process": "rpv_gluino", "events": 20}, {"process": "jz7", "events": 60}],
+    "events_per_chunk": 10,
+}
+SLURM = {
+    "kind": "slurm",
+    "interface": "lo",
+    "memory": "800MB",
+    "processes": 2,
+    "check_s": 0.5,
+}
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    data = folder / "data"
+    return {str(p.relative_to(data)): p.read_bytes() for p in sorted(data.rglob("*")) if p.is_file()}
+
+
+def _until_parts(folder: Path, number: int) -> int:
+    until = time.monotonic() + 60
+    while (found := len(list((folder / "data" / "parts").glob("*.json")))) < number:
+        assert time.monotonic() < until, "no part was made"
+        time.sleep(0.01)
+    return found
+
+
+def _meanwhile(action: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+@pytest.fixture(scope="module")
+def reference(generate: Generate, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What two workers on this machine write (one writes the same: test_pythia_whole_detector)."""
+    folder = tmp_path_factory.mktemp("local")
+    generate(folder, workers=2, **SMALL)
+    return _files(folder)
+
+
+def test_slurm_with_hpctrain_killed_and_then_a_job(
+    slurm: Any, generate: Generate, reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from hpctrain.config import Experiment
+        from hpctrain.ingest.pythia_whole_detector import PythiaWholeDetector
+        from hpctrain.run import RunDirectory
+
+        if __name__ == "__main__":
+            run = RunDirectory(Path(sys.argv[1]), Experiment(name="test", seed=5))
+            run.logs.mkdir(parents=True)
+            PythiaWholeDetector.Config.model_validate({SMALL!r} | {{"cluster": {SLURM!r}}}).build().run(
+                run, run.tracker("generate")
+            )
+        """)
+    )
+    folder = tmp_path / "run"
+    process = subprocess.Popen([sys.executable, script, folder])
+    try:
+        _until_parts(folder, 2)
+    finally:
+        process.kill()
+        process.wait()
+    until = time.monotonic() + 20
+    while slurm.jobs() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert slurm.jobs() == {}
+    kept = _until_parts(folder, 2)
+    assert kept < 8
+
+    def cancel() -> None:
+        _until_parts(folder, kept + 1)
+        slurm("scancel", *slurm.jobs())
+
+    thread = _meanwhile(cancel)
+    run, figures = generate(folder, cluster=SLURM, **SMALL)
+    thread.join()
+    assert _files(folder) == reference
+    assert next(m for m in read_metrics(run.metrics_path) if m["event"] == "resumed")["parts"] == kept
+    assert figures["generated_now"] == 80 - 10 * kept
+    assert figures["workers"] == 2
+    assert (
+        len(list((run.logs / "workers").glob("*.err"))) == 3
+    )  # the killed one's job, the cancelled one, its successor
+
+
+def test_mpi_with_a_rank_killed(generate: Generate, reference: dict[str, bytes], tmp_path: Path) -> None:
+    def kill() -> None:
+        _until_parts(tmp_path, 1)
+        ranks = [
+            child
+            for child in psutil.Process().children(recursive=True)
+            if "dask_mpi.cli" in child.cmdline() and child.name().startswith("python")
+        ]
+        os.kill(ranks[0].pid, signal.SIGKILL)
+
+    thread = _meanwhile(kill)
+    run, figures = generate(tmp_path, workers=2, cluster={"kind": "mpi", "interface": "lo"}, **SMALL)
+    thread.join()
+    assert _files(tmp_path) == reference
+    assert figures["generated_now"] == 80
+    assert len(list((run.logs / "workers").iterdir())) == 2
