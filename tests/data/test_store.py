@@ -166,6 +166,21 @@ def test_batches_are_those_from_disk_while_ranks_talk(write, world, balance, fir
 
 
 @pytest.mark.mpi
+def test_an_owner_that_computes_keeps_nobody_waiting(write, place, world):
+    """On one node a fetch ends while the owner is outside MPI: here until it sees that the fetch has ended."""
+    dataset = write(EVENTS)
+    store = MemoryStore.fill(dataset, world)
+    if world.rank == 0:
+        same(store.read_range(0, EVENTS), dataset.read_range(0, EVENTS))
+        (place / "fetched").touch()
+    deadline = time.monotonic() + 20
+    while not (place / "fetched").exists():
+        assert time.monotonic() < deadline, "the fetch waits for its owner"
+        time.sleep(0.01)
+    store.close()
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("events", [1, 2, 3, 65])
 def test_fewer_events_than_ranks_would_like(write, world, events):
     dataset = write(events)
