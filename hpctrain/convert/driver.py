@@ -15,7 +15,7 @@ from hpctrain.convert.base import RESERVED, Converter, ConverterConfig
 from hpctrain.convert.one_file import FileResult, FileTask, columns_of
 from hpctrain.convert.parallel import converted_elsewhere
 from hpctrain.convert.rules import Sample, samples_of
-from hpctrain.convert.scale import ImageScale
+from hpctrain.convert.scale import SteadyScale
 from hpctrain.data.columns import Columns
 from hpctrain.data.schema import DatasetInfo, DenseField, Fields
 from hpctrain.data.shard_file import Compression
@@ -97,7 +97,7 @@ def convert(
         )
         provenance: dict[str, Any] = {}
         scale: dict[str, Any] = {}
-        images = ImageScale(fields)
+        images = SteadyScale(fields)
         kept = 0
         with ShardWriter(
             folder, fields,

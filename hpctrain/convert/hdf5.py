@@ -25,7 +25,7 @@ class Hdf5Field(Section):
 
     dataset: str | tuple[str, ...]
     """Path of the dataset, or of several that are put side by side as the field's features."""
-    kind: Literal["dense", "sparse", "ragged"] = "dense"
+    form: Literal["dense", "sparse", "ragged"] = "dense"
     """``sparse`` keeps only the cells that are not zero."""
     offsets: str | None = None
     """Dataset of (events + 1) positions where each event's items begin: of a ragged field, and of a sparse
@@ -180,16 +180,16 @@ def _field(file: Hdf5Input, name: str, rule: Hdf5Field) -> DenseField | SparseFi
     datasets = [file.dataset(part) for part in _parts(rule)]
     for part, dataset in zip(_parts(rule), datasets, strict=True):
         variable = h5py.check_vlen_dtype(dataset.dtype)
-        if rule.kind == "ragged" and rule.offsets is None and variable is None:
+        if rule.form == "ragged" and rule.offsets is None and variable is None:
             raise UserError(
                 f"{where}: dataset '{part}' has the same length in every event",
-                hint="Name the dataset of offsets, or leave kind: ragged out",
+                hint="Name the dataset of offsets, or leave form: ragged out",
             )
         kind = np.dtype(variable).kind if variable is not None else dataset.dtype.kind
-        if kind not in "fiub" or (variable is not None and rule.kind != "ragged"):
+        if kind not in "fiub" or (variable is not None and rule.form != "ragged"):
             raise UserError(
                 f"{where}: dataset '{part}' holds {dataset.dtype}, not numbers of a fixed shape",
-                hint="Variable-length numbers are kind: ragged; leave text out",
+                hint="Variable-length numbers are form: ragged; leave text out",
             )
     first = datasets[0]
     variable = h5py.check_vlen_dtype(first.dtype)
@@ -205,13 +205,13 @@ def _field(file: Hdf5Input, name: str, rule: Hdf5Field) -> DenseField | SparseFi
     )
     dtype = rule.dtype or str(np.dtype(np.uint8) if source == bool else source.newbyteorder("="))
     if rule.indices is not None:
-        if rule.shape is None or rule.offsets is None or rule.kind != "sparse":
-            raise UserError(f"{where}: indices need kind: sparse, offsets and shape")
+        if rule.shape is None or rule.offsets is None or rule.form != "sparse":
+            raise UserError(f"{where}: indices need form: sparse, offsets and shape")
         shape = rule.shape
     try:
-        if rule.kind == "sparse":
+        if rule.form == "sparse":
             return SparseField(shape=shape, dtype=dtype, features=features)
-        if rule.kind == "ragged":
+        if rule.form == "ragged":
             return RaggedField(shape=shape, dtype=dtype, features=features)
         return DenseField(shape=shape, dtype=dtype, features=features)
     except ValidationError as error:
@@ -231,11 +231,11 @@ def _read(
     where = f"{file.path}: field '{name}'"
     if rule.offsets is None:
         parts = [file.read(part, start, stop) for part in _parts(rule)]
-        if rule.kind == "ragged":
+        if rule.form == "ragged":
             ragged = [RaggedRows.from_lists(list(part), dtype=part[0].dtype) for part in parts]
             return stack(ragged, where) if len(ragged) > 1 or field.shape else ragged[0]
         array = np.stack(parts, axis=-1) if not isinstance(rule.dataset, str) else parts[0]
-        return SparseRows.from_dense(array) if rule.kind == "sparse" else dense_rows(array)
+        return SparseRows.from_dense(array) if rule.form == "sparse" else dense_rows(array)
     offsets = file.read(rule.offsets, start, stop + 1).astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     lengths = [len(file.dataset(part)) for part in _parts(rule)]
@@ -247,7 +247,7 @@ def _read(
         )
     values = [file.read(part, first, last) for part in _parts(rule)]
     joined = np.stack(values, axis=-1) if not isinstance(rule.dataset, str) else values[0]
-    if rule.kind == "ragged":
+    if rule.form == "ragged":
         return RaggedRows(offsets - first, joined)
     if rule.indices is None:
         raise UserError(f"{where}: a sparse field with offsets needs indices and shape")

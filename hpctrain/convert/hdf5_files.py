@@ -100,7 +100,7 @@ class Hdf5Input:
             if stream.read(len(HDF5_SIGNATURE)) != HDF5_SIGNATURE:
                 return UserError(f"{self.path} is not an HDF5 file", hint="Name the format that it has")
         text = " ".join(str(error).split())
-        if "filter" in text:
+        if "not registered" in text or "plugin" in text:
             return UserError(
                 f"{self.path}{where}: compressed with a filter that is missing here: {text}",
                 hint="pip install hdf5plugin",

@@ -53,25 +53,28 @@ def _units(event: Any) -> tuple[float, float]:
 
 
 def _production_points(event: Any, final: Array) -> Array:
-    """(particles, 3) of the final-state particles, in the event's unit."""
-    particles, vertices = event.particles, event.vertices
+    """(particles, 3) of the final-state particles, in the event's unit; the origin for those without a vertex."""
     table = event.numpy.vertices
-    place = np.array(
-        [_vertex_number(particles[i].production_vertex) for i in np.flatnonzero(final)], dtype=np.int64
+    ids = np.asarray(table.id, dtype=np.int64)
+    points = np.stack([table.x, table.y, table.z], axis=-1).reshape(len(ids), 3)
+    particles, vertices = event.particles, event.vertices
+    wanted = np.array(
+        [0 if (v := particles[i].production_vertex) is None else v.id for i in np.flatnonzero(final)],
+        dtype=np.int64,
     )
-    points = np.zeros((len(vertices) + 1, 3))  # the last is for particles without a vertex
-    points[:-1] = np.stack([table.x, table.y, table.z], axis=-1) if len(vertices) else points[:-1]
-    unset = ~np.asarray(table.has_set_position, dtype=bool) if len(vertices) else np.zeros(0, dtype=bool)
-    for number in np.unique(place[place >= 0]):
-        if unset[number]:
-            position = vertices[number].position
-            points[number] = position.x, position.y, position.z
-    return points[place]
-
-
-def _vertex_number(vertex: Any) -> int:
-    """Position in ``event.vertices``; −1 for none (or the root that holds the beams)."""
-    return -1 if vertex is None or vertex.id == 0 else -int(vertex.id) - 1
+    # Vertices are known by their (negative) number, which is not their position; 0 is the root of the beams.
+    order = np.argsort(ids)
+    place = (
+        order[np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)] if len(ids) else wanted
+    )
+    some = ids[place] == wanted if len(ids) else np.zeros(len(wanted), dtype=bool)
+    unset = np.flatnonzero(~np.asarray(table.has_set_position, dtype=bool))
+    for number in np.intersect1d(place[some], unset):
+        position = vertices[number].position  # inherited
+        points[number] = position.x, position.y, position.z
+    found = np.zeros((len(wanted), 3))
+    found[some] = points[place[some]]
+    return found
 
 
 def _charges(pdg: Array, neutral: frozenset[int], where: str) -> Array:

@@ -1,0 +1,95 @@
+import gzip
+
+import pytest
+import zstandard
+
+from hpctrain.convert.hepmc_files import HepMcInput
+from hpctrain.errors import UserError
+
+REAL = "hard-scatter-3.hepmc3.zst"
+
+
+@pytest.fixture
+def text(real):
+    return zstandard.ZstdDecompressor().decompressobj().decompress(real(REAL).read_bytes())
+
+
+def read(path):
+    with HepMcInput(path) as file:
+        return [
+            (event.event_number, len(event.particles), event.event_pos().x) for event in file
+        ], file.progress
+
+
+def sizes(path):
+    return [particles for _, particles, _ in read(path)[0]]
+
+
+@pytest.fixture
+def put(tmp_path):
+    def write(data, name="a.hepmc3"):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+def test_plain_gzip_and_zstd_are_told_by_their_bytes(real, text, put):
+    expected = sizes(real(REAL))
+    assert len(expected) == 3
+    compress = zstandard.ZstdCompressor().compress
+    half = text.index(b"\nE ", len(text) // 2) + 1
+    for data in (text, gzip.compress(text), compress(text), compress(text[:half]) + compress(text[half:])):
+        assert sizes(put(data)) == expected
+    assert read(real(REAL))[1] == 1.0
+
+
+def test_files_put_together_are_read_to_the_end(real, text, put):
+    assert sizes(put(text + text)) == sizes(real(REAL)) * 2
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, lambda t: zstandard.ZstdCompressor().compress(t)])
+def test_files_that_are_cut_are_refused(text, put, keep, compress, capfd):
+    data = compress(text.removesuffix(b"HepMC::Asciiv3-END_EVENT_LISTING\n\n"))
+    path = put(data[: int(keep * len(data))])
+    with pytest.raises(
+        UserError, match=r"a\.hepmc3 is damaged after \d events: .*copy it again|a\.hepmc3: event \d"
+    ):
+        sizes(path)
+    assert capfd.readouterr().err.count("\n") < 4
+
+
+def test_a_flipped_byte_in_compressed_data(text, put):
+    for data in (gzip.compress(text), zstandard.ZstdCompressor(write_checksum=True).compress(text)):
+        damaged = bytearray(data)
+        damaged[len(damaged) // 2] ^= 0xFF
+        with pytest.raises(UserError, match=r"a\.hepmc3 is damaged after"):
+            sizes(put(damaged))
+
+
+def test_a_lost_particle_is_missed(text, put):
+    start = text.index(b"\nP ", len(text) // 2)
+    stop = text.index(b"\n", start + 1)
+    with pytest.raises(
+        UserError, match=r"a\.hepmc3 is damaged after 1 events: the next event has \d+ of its \d+ particles"
+    ):
+        sizes(put(text[:start] + text[stop:]))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            b"HepMC::Version 2.06\nHepMC::IO_GenEvent-START_EVENT_LISTING\n",
+            r"a\.hepmc3 is HepMC2\. HepMC3 in ASCII",
+        ),
+        (b"<LesHouchesEvents>\n", r"a\.hepmc3 is no HepMC3 ASCII"),
+        (gzip.compress(b"nothing of the kind"), r"a\.hepmc3 is no HepMC3 ASCII"),
+        (b"\x28\xb5\x2f\xfd\x00", r"a\.hepmc3 is damaged after 0 events"),
+    ],
+)
+def test_other_formats_are_told_at_once(put, data, message):
+    with pytest.raises(UserError, match=message):
+        sizes(put(data))
