@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -26,6 +26,7 @@ from hpctrain.ingest.clusters.base import Cluster
 from hpctrain.ingest.feature_scale import FeatureScale
 from hpctrain.ingest.parts import Part, find_part, make_part
 from hpctrain.ingest.scale import Scale
+from hpctrain.ingest.speed import Speed
 from hpctrain.ingest.summary import empty_warning, overview
 from hpctrain.ingest.workers import run_tasks
 from hpctrain.physics.generator import require_physics
@@ -81,6 +82,8 @@ class Generation(ABC):
 
     classes: tuple[str, ...] = ("background", "signal")
     """Names of the labels 0, 1, …; each has to be in every split."""
+    rows: str = "events preselected"
+    """What a row of the data is, for the line that a user sees: ``900 ROWS of 1,000``."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -107,7 +110,7 @@ class Generation(ABC):
 
     def figures(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """The recipe's figures for the summary; ``headline`` is the line that a user sees."""
-        return overview(samples, self.config.luminosity_fb)
+        return overview(samples, self.config.luminosity_fb, self.rows)
 
     def check(self) -> None:
         """Raise ``UserError`` when a package that generating needs is missing; imports nothing."""
@@ -167,28 +170,23 @@ class Generation(ABC):
             if part is not None:
                 parts[chunk.index] = part
         missing = [chunk for chunk in chunks if chunk.index not in parts]
-        total = sum(chunk.events for chunk in chunks)
         found = sum(part.generated for part in parts.values())
         if parts:
             tracker.log("resumed", parts=len(parts), of=len(chunks), events=found)
-        tracker.progress(found, total, "events")
-        workers = self.cluster.workers(self.config.workers)
-        done, memory, started = found, 0, time.perf_counter()
-        for chunk, part in _generate(missing, folder, self.cluster, workers, logs):
+        speed, memory = Speed(tracker, found, sum(chunk.events for chunk in chunks)), 0
+        for chunk, part in _generate(missing, folder, self.cluster, self.config.workers, logs, speed.watch):
             parts[chunk.index] = part
-            done += part.generated
             memory = max(memory, part.peak_memory_bytes)
-            rate = (done - found) / (time.perf_counter() - started)
             tracker.log(
                 "chunk", process=chunk.process.key, number=chunk.number, generated=part.generated,
                 preselected=part.preselected, wall_s=round(part.wall_s, 3),
             )  # fmt: skip
-            tracker.progress(done, total, "events", events_per_second=round(rate, 1))
-        elapsed = time.perf_counter() - started
+            speed.add(part.generated)
+        rate = speed.events_per_second
         return parts, {
-            "generated_now": done - found,
-            "events_per_second": round((done - found) / elapsed, 2) if missing else None,
-            "workers": min(workers, len(missing)) if missing else 0,
+            "generated_now": speed.done - found,
+            "events_per_second": None if rate is None else round(rate, 2),
+            "workers": speed.most_workers,
             "worker_peak_memory_bytes": memory,
         }
 
@@ -210,19 +208,24 @@ def pythia_label(what: str) -> str:
 
 
 def _generate(
-    chunks: Sequence[Chunk], folder: Path, cluster: Cluster, workers: int, logs: Path
+    chunks: Sequence[Chunk],
+    folder: Path,
+    cluster: Cluster,
+    workers: int | None,
+    logs: Path,
+    watch: Callable[[int], None],
 ) -> Iterator[tuple[Chunk, Part]]:
     """Make the parts of ``chunks``, given back as they get done. Longest processes first, so none straggles."""
     order = sorted(chunks, key=lambda chunk: (-chunk.events, chunk.index))
-    work = partial(_make, folder=folder)
     yield from run_tasks(
-        work,
+        partial(_make, folder=folder),
         order,
         cluster=cluster,
         workers=workers,
         scratch=folder,
         logs=logs,
         name=lambda chunk: chunk.name,
+        watch=watch,
     )
 
 

@@ -121,6 +121,7 @@ class PythiaDijetsPileup(Generation):
     """QCD dijets with pileup at particle level; every particle says whether it is of the leading vertex."""
 
     classes = ("dijets",)
+    rows = "events"
 
     class Config(GenerationConfig):
         kind: Literal["pythia_dijets_pileup"] = "pythia_dijets_pileup"

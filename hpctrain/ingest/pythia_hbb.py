@@ -57,15 +57,16 @@ class PythiaHbb(Generation):
     """Boosted H → bb̄ (label 1) and QCD jets (label 0) with up to 60 tracks and 5 secondary vertices each."""
 
     classes = ("QCD", "H → bb̄")
+    rows = "jets, one an event at most,"
 
     class Config(GenerationConfig):
         kind: Literal["pythia_hbb"] = "pythia_hbb"
         pthat: Annotated[tuple[FinitePositive, ...], Field(min_length=2)] = (350.0, 450.0, 600.0, 800.0)
         """Edges in GeV of the slices of p̂T; in both classes alike, so that pT tells them little apart."""
         higgs_events: PositiveInt = 2000
-        """H → bb̄ events to generate in each slice; about 0.8 of them give a jet."""
+        """H → bb̄ events to generate in each slice; about 0.9 of them give a jet."""
         qcd_events: PositiveInt = 2000
-        """QCD events to generate in each slice; about 0.9 of them give a jet."""
+        """QCD events to generate in each slice; nearly all give a jet."""
         m_higgs: FinitePositive = 125.0
         """GeV."""
         jet_pt: tuple[FinitePositive, FinitePositive] = (300.0, 1000.0)

@@ -75,6 +75,7 @@ class PythiaJetImages(Generation):
     """W′ → WZ (label 1, ``wprime_wz``) against QCD (label 0): the two-class sample of the jet-image studies."""
 
     classes = ("QCD", "W′ → WZ")
+    rows = "jets, one an event at most,"
 
     class Config(GenerationConfig):
         kind: Literal["pythia_jet_images"] = "pythia_jet_images"

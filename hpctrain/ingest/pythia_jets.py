@@ -62,7 +62,7 @@ class PythiaJets(Generation):
         classes: Annotated[tuple[JetClass, ...], Field(min_length=2)] = ("g", "q", "W", "Z", "t")
         """Classes to generate; a jet's label is the position of its class here."""
         events: PositiveInt = 4000
-        """Events to generate of each class; at most one jet of each is kept (0.75 to 0.95 of them are)."""
+        """Events to generate of each class; at most one jet of each is kept, of 0.93 to 0.99 of them."""
         pthat: tuple[FinitePositive, FinitePositive] = (950.0, 1050.0)
         """Range of the hard process' transverse momentum in GeV."""
         jet_pt: tuple[FinitePositive, FinitePositive] = (800.0, 1200.0)
@@ -83,6 +83,7 @@ class PythiaJets(Generation):
                     raise ValueError(f"{name}: {low:g} is not below {high:g}")
             return self
 
+    rows = "jets, one an event at most,"
     config: Config
 
     def __init__(self, config: Config) -> None:

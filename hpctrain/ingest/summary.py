@@ -71,14 +71,16 @@ def empty_warning(sample: Sample, luminosity_fb: float) -> str:
     )
 
 
-def overview(samples: Sequence[Sample], luminosity_fb: float) -> dict[str, Any]:
-    """Figures of each process and the numbers of the whole, plain JSON types."""
+def overview(
+    samples: Sequence[Sample], luminosity_fb: float, rows: str = "events preselected"
+) -> dict[str, Any]:
+    """Figures of each process and the numbers of the whole, plain JSON types; ``rows`` says what is counted."""
+    generated = sum(s.generated for s in samples)
     return {
-        "headline": f"{sum(s.preselected for s in samples):,} events preselected of "
-        f"{sum(s.generated for s in samples):,}",
+        "headline": f"{sum(s.preselected for s in samples):,} {rows} of {generated:,}",
         "processes": {s.process.short_name: _process(s, luminosity_fb) for s in samples},
         "luminosity_fb": luminosity_fb,
-        "generated": sum(s.generated for s in samples),
+        "generated": generated,
         "preselected": sum(s.preselected for s in samples),
         "empty_processes": empty_processes(samples),
     }

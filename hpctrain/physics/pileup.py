@@ -54,7 +54,7 @@ ETA_MAX = 6.0
 
 
 def central(particles: Particles) -> Particles:
-    """The particles within ``ETA_MAX``: two thirds of a minimum-bias collision."""
+    """The particles within ``ETA_MAX``."""
     pt = np.hypot(particles.px, particles.py)
     return particles.where(np.abs(pseudorapidity(pt, particles.pz)) < ETA_MAX)
 
