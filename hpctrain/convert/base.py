@@ -49,6 +49,7 @@ class Piece:
     """Some events of a file, as rows of the dataset."""
 
     columns: Columns
+    """May lack the fields when there are no rows."""
     rows: NDArray[np.int64]
     """(n,) number in the file of the event that each row comes from."""
     scalars: Mapping[str, Array]
@@ -59,8 +60,12 @@ class Piece:
     """Of those, left out because of NaN or infinity."""
     progress: float
     """Part of the file that is read when this piece is, 0 to 1."""
-    selected_from: int | None = None
-    """Events left before the converter's selection, where it made one."""
+
+    @classmethod
+    def nothing(cls, scalars: Sequence[str], read: int, dropped: int, progress: float) -> Piece:
+        """No rows of so many events."""
+        none = np.zeros(0, dtype=np.int64)
+        return cls({}, none, dict.fromkeys(scalars, none), read, dropped, progress)
 
 
 class Converter(ABC):

@@ -128,6 +128,9 @@ class Delphes(Converter):
                 rows = np.arange(start, stop, dtype=np.int64)
                 finite = Finite(self.config.non_finite, path, self.what)
                 chosen = np.flatnonzero(finite.keep(rows, raw))
+                if not len(chosen):
+                    yield Piece.nothing(scalars, stop - start, finite.dropped, stop / tree.entries)
+                    continue
                 columns, passed = self._columns({n: v.take(chosen) for n, v in raw.items()}, layout)
                 if self.config.preselect:
                     columns, chosen = take(columns, passed), chosen[passed]

@@ -123,6 +123,10 @@ class HepMc3(Converter):
                 finite = Finite(self.config.non_finite, path, self.what)
                 good = finite.keep(rows, {q: RaggedRows(offsets, getattr(found, q)) for q in QUANTITIES})
                 chosen = np.flatnonzero(good)
+                if not len(chosen):
+                    yield Piece.nothing(scalars, len(some), finite.dropped, file.progress)
+                    start, batch = start + len(some), batch + 1
+                    continue
                 random = np.random.default_rng([self.config.seed, number, batch])
                 columns, passed = self._columns(_only(found, good), random)
                 if self.config.preselect:

@@ -177,6 +177,7 @@ def test_an_event_with_nan_is_dropped_before_it_is_simulated(converted, text, tm
     path.write_bytes(head + b"\n".join(lines) + tail)
     with pytest.raises(UserError, match=r"a\.hepmc3: quantity px has NaN or infinity in event 1\."):
         converted("hepmc3", path)
-    dataset = converted("hepmc3", path, settings=("non_finite=drop",))
-    assert dataset.column("event_id").tolist() == [0, 2]
+    for batch in (1, 100):
+        dataset = converted("hepmc3", path, settings=("non_finite=drop", f"batch={batch}"))
+        assert dataset.column("event_id").tolist() == [0, 2]
     assert dataset.provenance["events_not_finite"] == 1
