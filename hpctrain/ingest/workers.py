@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ Result = TypeVar("Result")
 AHEAD = 2
 """Tasks submitted for each worker: one being done and one waiting there, so that none is idle."""
 POLL_S = 0.02
+WATCH_S = 1.0
 
 
 def run_tasks(
@@ -27,13 +29,14 @@ def run_tasks(
     scratch: Path,
     logs: Path,
     name: Callable[[Item], str] = str,
+    watch: Callable[[int], None] = lambda workers: None,
 ) -> Iterator[Result]:
     """``function`` of every item, each once, in the order in which they finish.
 
     No more than ``AHEAD`` tasks a worker are with the scheduler, however many items there are. A task
     whose worker dies (killed, out of memory, out of time) is done again by another one; when the same
     task has lost ``ALLOWED_DEATHS`` workers more than once over, a ``UserError`` names it. An error
-    raised by the task itself comes up as it is.
+    raised by the task itself comes up as it is. ``watch`` hears every second how many workers there are.
     """
     if not items:
         return
@@ -53,8 +56,12 @@ def run_tasks(
                 running.add(future)  # type: ignore[no-untyped-call]
 
         submit(AHEAD * count)
+        told = -math.inf
         while not running.is_empty():  # type: ignore[no-untyped-call]
             connection.keep()
+            if time.monotonic() > told + WATCH_S:
+                told = time.monotonic()
+                watch(connection.workers)
             done = running.next_batch(block=False)  # type: ignore[no-untyped-call]
             if not done:
                 time.sleep(POLL_S)

@@ -118,19 +118,26 @@ class _Counting:
                 return super().submit(*args, **kwargs)
 
         with Counted(processes=False, n_workers=1, threads_per_worker=1, dashboard_address=None) as client:
-            yield Connection(client)
+            yield Connection(client, client.cluster.scheduler)
 
 
 def test_only_a_few_tasks_are_submitted_at_a_time(tmp_path: Path) -> None:
     cluster = _Counting()
-    seen = []
+    seen, there = [], []
     for result in run_tasks(
-        lambda item: item * item, range(500), cluster=cluster, workers=3, scratch=tmp_path, logs=tmp_path
+        lambda item: item * item,
+        range(500),
+        cluster=cluster,
+        workers=3,
+        scratch=tmp_path,
+        logs=tmp_path,
+        watch=there.append,
     ):
         cluster.done += 1
         seen.append(result)
     assert sorted(seen) == [item * item for item in range(500)]
     assert cluster.submitted == 500
+    assert set(there) == {1}
     assert cluster.most <= AHEAD * 3 + 1
 
 

@@ -44,9 +44,16 @@ class Connection:
     """Workers while they are there."""
 
     client: Any
-    """Dask's, to the scheduler in this process."""
+    """Dask's."""
+    scheduler: Any
+    """Dask's, in this process."""
     keep: Callable[[], None] = lambda: None
     """To be called often: replaces what has ended. Raises ``UserError`` when no worker can be had."""
+
+    @property
+    def workers(self) -> int:
+        """Workers that are there now."""
+        return len(self.scheduler.workers)
 
 
 class Cluster(Protocol):

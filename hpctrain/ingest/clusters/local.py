@@ -67,7 +67,7 @@ class ThisMachine:
             ) as cluster,
             Client(cluster) as client,  # type: ignore[no-untyped-call]
         ):
-            yield Connection(client)
+            yield Connection(client, cluster.scheduler)
 
 
 @contextmanager

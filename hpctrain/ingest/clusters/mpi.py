@@ -126,7 +126,7 @@ class MpiRanks:
             ):
                 program.scheduler = cluster.scheduler
                 program.start()
-                yield Connection(client, program.keep)
+                yield Connection(client, cluster.scheduler, program.keep)
 
 
 class _Program:

@@ -110,7 +110,7 @@ class SlurmJobs:
             jobs = _Jobs(self.config, cluster, -(-workers // self.config.processes), name, logs)
             try:
                 jobs.submit()
-                yield Connection(client, jobs.keep)
+                yield Connection(client, cluster.scheduler, jobs.keep)
             finally:
                 jobs.let_go()
 
