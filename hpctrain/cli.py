@@ -2,15 +2,19 @@
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 import hpctrain
+from hpctrain import data_commands
 from hpctrain.errors import InternalError, UserError
 from hpctrain.files import as_user_error
+from hpctrain.registry import nearest
 
 _TARGET = "an experiment (YAML file) or a run directory"
 
@@ -47,26 +51,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # an old terminal shows ? for φ, and goes on
-    parser = _parser()
-    options, leftover = parser.parse_known_args(arguments)
-    # argparse takes overrides in one piece only; those after an option are left over.
-    if any(item.startswith("-") or "=" not in item for item in leftover) or not hasattr(options, "overrides"):
-        options = parser.parse_args(arguments)
-    else:
-        options.overrides += leftover
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = argparse.Namespace(command=None)
     try:
+        options = _parse(words)
         code = _dispatch(options)
+        sys.stdout.flush()
     except UserError as error:
         code = _say(error)
+    except BrokenPipeError:  # whoever reads our output (head, less) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # as a program stopped by SIGPIPE
     except OSError as error:
         code = _say(as_user_error(error, Path(error.filename or getattr(options, "target", "."))))
     except KeyboardInterrupt:
-        print(
-            "\nhpctrain: interrupted; the same command (without --force) goes on from what is whole",
-            file=sys.stderr,
-        )
+        whole = "what was being written is gone" if options.command == "data" else (
+            "the same command (without --force) goes on from what is whole"
+        )  # fmt: skip
+        print(f"\nhpctrain: interrupted; {whole}", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes are told as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message, hint=f"See `{self.prog} --help`")
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    commands = [word for word in words if not word.startswith("-")]
+    known = ["run", *_STEPS, "data", "doctor"]
+    if commands and commands[0] not in [*known, "worker"]:
+        raise UserError(f"unknown command {commands[0]!r}", hint=nearest(commands[0], known, "commands are"))
+    if commands[:1] == ["data"]:
+        data_commands.did_you_mean(commands[1:])
+    parser = _parser()
+    options, leftover = parser.parse_known_args(words)
+    # argparse takes overrides in one piece only; those after an option are left over.
+    if any(item.startswith("-") or "=" not in item for item in leftover) or not hasattr(options, "overrides"):
+        return parser.parse_args(words)
+    options.overrides += leftover
+    return options
 
 
 def _say(error: UserError) -> int:
@@ -80,6 +107,8 @@ def _dispatch(options: argparse.Namespace) -> int:
 
         work(options.step, options.run)
         return 0
+    if options.command == "data":
+        return data_commands.perform(options)
     if options.command == "doctor":
         from hpctrain.doctor import examine
 
@@ -114,7 +143,7 @@ def _do_steps(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hpctrain",
         description=hpctrain.__doc__,
         epilog="example: hpctrain run configs/demo.yaml\nEvery command: hpctrain COMMAND --help",
@@ -129,6 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
+    data_commands.add(commands)
     commands.add_parser(
         "doctor",
         help="Say what this machine has and what is missing for which step.",
@@ -142,9 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_steps(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str, example: str
-) -> None:
+def _add_steps(commands: "argparse._SubParsersAction[Any]", name: str, text: str, example: str) -> None:
     command = commands.add_parser(
         name,
         help=text,
@@ -155,7 +183,7 @@ def _add_steps(
     )
     command.add_argument("target", type=Path, help=_TARGET)
     command.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="change a key of the configuration"
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="change a key of the configuration"
     )
     command.add_argument(
         "--force", action="store_true", help="do it again, even when it is done with the same inputs"

@@ -5,12 +5,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows
 from hpctrain.data.schema import Fields
 
 
 class ImageScale:
-    """``image_max`` and ``image_mean_nonzero`` of the field ``image``, (channels, η, φ) or (η, φ); nothing without one."""
+    """``image_max`` and ``image_mean_nonzero`` of the field ``image``, (channels, η, φ) or (η, φ); nothing without one.
+
+    Sums are made block by block, so that they are the same to the last bit in whatever pieces events come, as long as
+    the pieces begin at multiples of ``BLOCK_ROWS``.
+    """
 
     def __init__(self, fields: Fields) -> None:
         field = fields.get("image")
@@ -34,7 +39,12 @@ class ImageScale:
         channel = images.indices.astype(np.int64) // self._cells
         values = images.values.astype(np.float64)
         np.maximum.at(self._largest, channel, values)
-        self._sum += np.bincount(channel, weights=values, minlength=self._channels)
+        event = images.row_of_value() if rows is None else rows[images.row_of_value()]
+        block = event // BLOCK_ROWS
+        sums = np.bincount(block * self._channels + channel, weights=values)
+        sums.resize(-(-len(sums) // self._channels), self._channels)
+        for one in sums[np.unique(block)]:
+            self._sum += one
         self._count += np.bincount(channel, minlength=self._channels)
 
     def constants(self) -> dict[str, Any]:

@@ -1,0 +1,357 @@
+"""``hpctrain data …``: datasets looked at, checked, joined, split, converted and staged. Thin: the work is in data/."""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpctrain.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hpctrain.data.shards import ShardDataset
+
+Progress = Callable[[int, int], None]
+
+COMMANDS = {
+    "inspect": (
+        "Say what a dataset holds, and draw some of its events.",
+        "hpctrain data inspect runs/demo/data/test --picture events.png",
+    ),
+    "verify": (
+        "Hold every byte of datasets to what was written: exit code 0 when all are whole, 1 otherwise.",
+        "hpctrain data verify /scratch/mine/train /scratch/mine/test",
+    ),
+    "merge": (
+        "Join datasets of the same fields into one, without reading or copying their events.",
+        "hpctrain data merge parts/* --output /scratch/all",
+    ),
+    "split": (
+        "Split a dataset into train, validation and test, shuffled, for `generate: {kind: shards}`.",
+        "hpctrain data split /scratch/all --output /scratch/mine --fractions 0.6 0.15 0.25 --by source",
+    ),
+    "convert": (
+        "Convert files of other formats into a dataset.",
+        "hpctrain data convert nanoaod *.root --output /scratch/all label=1",
+    ),
+    "stage": (
+        "Copy datasets to a faster disk, checked; prints where they are then.",
+        "hpctrain data stage /scratch/mine/train --to '$SLURM_TMPDIR' /tmp",
+    ),
+}
+"""Name → (what it does, example)."""
+
+
+def add(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Add ``data`` and its commands to those of ``hpctrain``."""
+    text = "Look at, check, join, split, convert and stage datasets."
+    data = commands.add_parser(
+        "data",
+        help=text,
+        description=text,
+        epilog="example: hpctrain data inspect runs/demo/data/test\nEvery command: hpctrain data COMMAND --help",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    inner = data.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
+    parsers = {
+        name: inner.add_parser(
+            name,
+            help=what,
+            description=what,
+            epilog=f"example: {example}\n\nMore in docs/data_commands.md",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            add_help=name != "convert",
+        )
+        for name, (what, example) in COMMANDS.items()
+    }
+    _inspect_options(parsers["inspect"])
+    parsers["verify"].add_argument("directories", nargs="+", type=Path, metavar="DIR", help=_DIRECTORY)
+    _merge_options(parsers["merge"])
+    _split_options(parsers["split"])
+    _convert_options(parsers["convert"])
+    parsers["stage"].add_argument("directory", type=Path, metavar="DIR", help=_DIRECTORY)
+    parsers["stage"].add_argument(
+        "--to", nargs="+", required=True, metavar="FOLDER",
+        help="folders to try in this order, the first that can be used; may name environment variables ('$TMPDIR')",
+    )  # fmt: skip
+
+
+_DIRECTORY = "directory with dataset.json, or one that holds such (train, validation, test)"
+
+
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help=_DIRECTORY)
+    parser.add_argument(
+        "--events", type=_positive, default=2000, metavar="N", help="events to take ranges from (2000)"
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="where the picture goes (NAME.png in this folder)"
+    )
+    parser.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="events to draw (typical ones)")
+    parser.add_argument("--no-picture", action="store_true", help="draw nothing")
+
+
+def _merge_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="directory with dataset.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new directory")
+    parser.add_argument("--copy", action="store_true", help="copy the shards instead of linking them")
+    parser.add_argument("--drop-scale", action="store_true", help="leave scale constants out")
+
+
+def _split_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory with dataset.json")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="OUT", help="new directory for the three"
+    )
+    parser.add_argument(
+        "--fractions", nargs=3, type=float, default=[0.6, 0.15, 0.25], metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="shares of the events (0.6 0.15 0.25)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--by", metavar="FIELD", help="keep events with the same value together in one split: source, run …"
+    )
+    parser.add_argument(
+        "--stratify", metavar="FIELD", help="cut each value by the fractions: label, process …"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="another seed is another split (1)")
+    parser.add_argument(
+        "--memory",
+        type=_positive,
+        default=1024,
+        metavar="MIB",
+        help="events held in memory at once (1024 MiB)",
+    )
+    parser.add_argument("--compression", choices=("none", "zstd"), default="none")
+
+
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-h", "--help", action="store_true", help="also: hpctrain data convert KIND --help")
+    parser.add_argument("kind", nargs="?", metavar="KIND", help="format of the files")
+    parser.add_argument(
+        "inputs",
+        nargs="*",
+        default=[],
+        metavar="FILE | key=value",
+        help="files, and keys of the kind in YAML",
+    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help="new directory")
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="files converted side by side (one per core)"
+    )
+    parser.add_argument("--compression", choices=("none", "zstd"), default="none")
+    # What stands after an option arrives here: see cli.main. The parser is kept for its help.
+    parser.set_defaults(overrides=[], parser=parser)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return number
+
+
+def perform(options: argparse.Namespace) -> int:
+    """Do the command; returns the exit code. Raises ``UserError``."""
+    command: Callable[[argparse.Namespace], int] = globals()[f"_{options.data_command}"]
+    return command(options)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from hpctrain.data.shards import ShardDataset
+    from hpctrain.report.dataset_tables import describe
+
+    datasets = [ShardDataset.open(directory) for directory in datasets_in(options.directory)]
+    console = _console()
+    for number, dataset in enumerate(datasets):
+        if number:
+            console.print()
+        for part in describe(dataset, options.events):
+            console.print(part, highlight=False, soft_wrap=isinstance(part, str))
+    if not options.no_picture and datasets[0].events:
+        _draw(datasets[0], options, console)
+    return 0
+
+
+def _draw(dataset: "ShardDataset", options: argparse.Namespace, console: "Console") -> None:
+    from hpctrain.report.dataset_display import draw_dataset
+
+    path = options.picture or Path(f"{dataset.directory.resolve().name}.png")
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--picture {path}: only PNG is written", hint=f"Name it {path.with_suffix('.png')}")
+    with _bar("Drawing") as progress:
+        progress(0, 1)
+        what = draw_dataset(dataset, path, options.rows)
+    console.print(f"\nPicture of {what}: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from hpctrain.data.schema import DatasetInfo
+    from hpctrain.data.verify import verify
+    from hpctrain.report.dataset_tables import counted, problem_table, size
+
+    console = _console()
+    problems = []
+    for directory in [d for given in options.directories for d in datasets_in(given)]:
+        with _bar(f"Verifying {directory}") as progress:
+            found = verify(directory, progress)
+        problems += found
+        if found:
+            console.print(f"✗ {directory}: {counted(len(found), 'problem')}", markup=False, highlight=False)
+        else:
+            info = DatasetInfo.read(directory)
+            console.print(
+                f"✓ {directory}: {counted(info.events, 'event')} in {counted(len(info.shards), 'shard')}, "
+                f"{size(sum(shard.bytes for shard in info.shards))}, whole",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
+    if problems:
+        console.print(problem_table(problems))
+    return 1 if problems else 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from hpctrain.data.merge import merge
+
+    with _bar("Joining") as progress:
+        info = merge(
+            options.parts, options.output, copy=options.copy, drop_scale=options.drop_scale, progress=progress
+        )
+    _tell_written(options.output, info, f"{len(options.parts)} parts joined")
+    return 0
+
+
+def _split(options: argparse.Namespace) -> int:
+    from hpctrain.data.splitting import Plan, split
+    from hpctrain.report.dataset_tables import missing_classes, split_table
+
+    plan = Plan(tuple(options.fractions), options.by, options.stratify, options.seed)
+    with _bar("Splitting") as progress:
+        contents = split(
+            options.directory, options.output, plan,
+            memory=options.memory * 2**20, compression=options.compression, progress=progress,
+        )  # fmt: skip
+    console = _console()
+    console.print(split_table(contents))
+    for line in missing_classes(contents):
+        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"Written: {options.output}. Use it: generate: {{kind: shards, path: {options.output}}}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from hpctrain import registry
+    from hpctrain.convert.driver import convert, read_config
+
+    words = [*options.inputs, *options.overrides]
+    if options.help:
+        _explain_kinds(options.parser, options.kind)
+        return 0
+    if options.kind is None:
+        raise UserError(
+            "no kind of files is given", hint=f"Kinds are {', '.join(registry.kinds('converters'))}"
+        )
+    settings = [word for word in words if _is_setting(word)]
+    config = read_config(options.kind, settings)
+    if options.output is None:
+        raise UserError("no --output is given", hint="--output DIR, a new directory")
+    files = [Path(word) for word in words if not _is_setting(word)]
+    with _bar(f"Converting {options.kind}") as progress:
+        info = convert(
+            config, files, options.output,
+            workers=options.workers, compression=options.compression,
+            progress=lambda done, total, events: progress(done, total),
+        )  # fmt: skip
+    _tell_written(options.output, info, str(info.provenance.get("label", "")))
+    return 0
+
+
+def _is_setting(word: str) -> bool:
+    """``key.sub=value`` and not a file whose name has a = in it."""
+    return re.match(r"[A-Za-z_][A-Za-z0-9_.]*=", word) is not None and not Path(word).exists()
+
+
+def _explain_kinds(parser: argparse.ArgumentParser, kind: str | None) -> None:
+    from hpctrain import registry
+    from hpctrain.report.dataset_tables import explain_component
+
+    if kind is not None:
+        print("\n".join(explain_component(registry.find("converters", kind), kind)))
+        return
+    parser.print_help()
+    print("\nkinds (their keys: hpctrain data convert KIND --help):")
+    for name in registry.kinds("converters"):
+        text = (registry.find("converters", name).__doc__ or "").strip().split("\n")[0]
+        print(f"  {name:<14} {text}")
+
+
+def _stage(options: argparse.Namespace) -> int:
+    from hpctrain.data.staging import stage
+    from hpctrain.parallel.communicator import SingleCommunicator
+
+    for directory in datasets_in(options.directory):
+        with _bar(f"Staging {directory}") as progress:
+            place = stage(directory, options.to, SingleCommunicator(), progress)
+        print(place)
+    return 0
+
+
+def datasets_in(directory: Path) -> list[Path]:
+    """The directory when it is a dataset (or meant to be one), else those in it: train first, then by name."""
+    if not directory.is_dir():
+        raise UserError(f"no directory {directory}", hint="Name the directory that holds dataset.json")
+    if (directory / "dataset.json").exists():
+        return [directory]
+    order = {"train": 0, "validation": 1, "test": 2}
+    inside = sorted(directory.glob("*/dataset.json"), key=lambda p: (order.get(p.parent.name, 3), p))
+    return [path.parent for path in inside] or [directory]
+
+
+def _tell_written(directory: Path, info: Any, what: str) -> None:
+    from hpctrain.report.dataset_tables import counted, size
+
+    total = size(sum(shard.bytes for shard in info.shards))
+    _console().print(
+        f"✓ {directory}: {counted(info.events, 'event')} in {counted(len(info.shards), 'shard')}, {total}; {what}\n"
+        f"Look at it: hpctrain data inspect {directory}",
+        markup=False, highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # Where there is no terminal nobody knows the width: tables in files and pipes are not folded for a narrow one.
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Progress]:
+    """A live bar on a terminal (stderr, so that results can be piped), nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(24), TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as live:
+        task = live.add_task(title, total=None)
+        yield lambda done, total: live.update(task, completed=done, total=total)
+
+
+def did_you_mean(words: Sequence[str]) -> None:
+    """Raise ``UserError`` for a command after ``data`` that does not exist."""
+    from hpctrain.registry import nearest
+
+    if words and words[0] not in COMMANDS:
+        raise UserError(
+            f"unknown command 'data {words[0]}'", hint=nearest(words[0], COMMANDS, "commands are")
+        )
