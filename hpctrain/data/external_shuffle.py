@@ -27,7 +27,7 @@ from hpctrain.data.columns import (
     take,
 )
 from hpctrain.data.schema import DenseField, Fields
-from hpctrain.errors import UserError
+from hpctrain.errors import InternalError, UserError
 from hpctrain.files import as_user_error
 
 _PLACE = "_place"  # no field may be called so
@@ -46,12 +46,14 @@ class ExternalShuffle:
 
     def __init__(self, folder: Path, fields: Fields, events: int, total_bytes: int, memory: int) -> None:
         self.folder = folder
+        self.events = events
         self.fields = {**fields, _PLACE: DenseField(dtype="int64")}
         # Events are held thrice while they are sorted: in pieces, in one, and in order.
         self._limit = max(1, memory // 3)
         buckets = max(1, math.ceil((total_bytes + 8 * events) / self._limit))
         self._bucket = max(1, math.ceil(events / buckets))
         self._pending: list[Columns] = []
+        self._given = 0
         self._held = 0
         self._spilled = False
 
@@ -64,15 +66,20 @@ class ExternalShuffle:
             self._spill()
 
     def pieces(self) -> Iterator[Columns]:
-        """All events in order, some 16 MiB at a time; can be gone through once."""
+        """All events in order, some 16 MiB at a time; can be gone through once.
+
+        Raises ``InternalError`` when a place was given twice or never.
+        """
         if not self._spilled:
             yield from self._sorted(self._pending)
+            self._complete(self.events)
             return
         self._spill()
         for path in sorted(self.folder.glob("bucket-*")):
             blocks = list(self._read(path))
             path.unlink()
             yield from self._sorted(blocks)
+        self._complete(self.events)
 
     def _sorted(self, blocks: list[Columns]) -> Iterator[Columns]:
         if not blocks:
@@ -83,9 +90,16 @@ class ExternalShuffle:
         if not isinstance(places, np.ndarray):
             raise TypeError("places are an array")
         order = np.argsort(places)
+        if not np.array_equal(places[order], np.arange(self._given, self._given + len(order))):
+            self._complete(-1)
+        self._given += len(order)
         rows = max(1, _PIECE * len(order) // max(1, nbytes(columns)))
         for start in range(0, len(order), rows):
             yield take(columns, order[start : start + rows])
+
+    def _complete(self, events: int) -> None:
+        if self._given != events:
+            raise InternalError(f"not all of {self.events} places are taken once (after {self._given})")
 
     def _spill(self) -> None:
         """Write what is held behind what each bucket has."""

@@ -2,7 +2,7 @@
 
 Nothing here grows with the number of events. Which split an event goes to, and its place there, are computed
 from its number with pseudo-random permutations that are never stored (``data.mixing.Permutation``); the events
-are then put in order of these places through files on disk (``spill``). So the shards follow from the parts and
+are then put in order of these places through files on disk (``data.external_shuffle``). So the shards follow from the parts and
 the seed alone, not from the memory used.
 """
 
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.columns import Columns, count, part
+from hpctrain.data.external_shuffle import ExternalShuffle
 from hpctrain.data.mixing import Permutation
 from hpctrain.data.schema import DenseField, Fields
 from hpctrain.data.shard_file import ShardFile
@@ -27,13 +29,16 @@ from hpctrain.ingest.chunks import stable_hash
 from hpctrain.ingest.division import SPLITS, Division
 from hpctrain.ingest.parts import Part
 from hpctrain.ingest.scale import Scale
-from hpctrain.ingest.spill import MEMORY, PLACE, in_order
 from hpctrain.physics.generator import CrossSection
 from hpctrain.physics.processes import Process
 
 CLASSES = ("background", "signal")
 """What the labels 0 and 1 mean."""
 MB_IN_FB = 1.0e12
+MEMORY = 128 * 2**20
+"""Bytes of events held at a time, whatever their number."""
+PIECE = 8 * 2**20
+"""Bytes of a part read at a time."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +111,8 @@ def placed_events(
     fields: Fields,
     luminosity_fb: float,
     seed: int,
-    memory: int = MEMORY,
-) -> Iterator[Columns]:
-    """All events of the parts with their places (train first, then validation, then test), and what they share.
+) -> Iterator[tuple[Columns, NDArray[np.int64]]]:
+    """All events of the parts and their places (train first, then validation, then test), and what they share.
 
     That is the sample's label and weight, unless the parts have such fields, and the process.
     """
@@ -122,7 +126,7 @@ def placed_events(
     for number, (sample, division) in enumerate(zip(samples, divisions, strict=True)):
         weight = sample.weight(luminosity_fb)
         first = 0
-        for piece in _read(sample, parts, fields, memory):
+        for piece in _read(sample, parts, fields):
             events = count(piece)
             split, rank = division.of(np.arange(first, first + events, dtype=np.int64))
             first += events
@@ -130,22 +134,22 @@ def placed_events(
             for which, order in enumerate(orders):
                 mine = split == which
                 place[mine] = starts[which] + order.place(before[which] + rank[mine])
-            yield {
+            shared: Columns = {
                 "label": np.full(events, sample.label, dtype=np.int64),
                 "weight": np.full(events, weight),
                 **piece,
                 "process": np.full(events, number, dtype=np.int64),
-                PLACE: place,
             }
+            yield shared, place
         before += division.counts
 
 
-def _read(sample: Sample, folder: Path, fields: Fields, memory: int) -> Iterator[Columns]:
-    """The events of a sample, in pieces of about ``memory`` bytes at most."""
+def _read(sample: Sample, folder: Path, fields: Fields) -> Iterator[Columns]:
+    """The events of a sample, in pieces of about ``PIECE`` bytes."""
     for one in sample.parts:
         file = ShardFile(folder / one.file, fields, one.shard)
         try:
-            rows = max(1, int(memory * one.preselected / one.shard.bytes) // BLOCK_ROWS) * BLOCK_ROWS
+            rows = max(1, int(PIECE * one.preselected / one.shard.bytes) // BLOCK_ROWS) * BLOCK_ROWS
             for start in range(0, one.preselected, rows):
                 yield file.read(start, min(start + rows, one.preselected), list(fields))
         finally:
@@ -172,8 +176,7 @@ def write_splits(
 
     ``fields`` are those of the parts, which are read once; ``progress`` hears how many events of all are
     written. All three are written beside their place and moved there when whole, so that a kill leaves either
-    no dataset, the old ones, or parts to begin again from. Memory: about four times ``memory`` bytes, and three
-    shards; disk: the shards, and while they are written once their size. Raises ``UserError`` (a class missing
+    no dataset, the old ones, or parts to begin again from. Memory: ``memory`` bytes, and three shards; disk: the shards, and while they are written once their size. Raises ``UserError`` (a class missing
     in a split, disk full).
     """
     divisions = divide(samples, fractions, seed, classes)
@@ -182,11 +185,16 @@ def write_splits(
     staging = data / ".writing"
     shutil.rmtree(staging, ignore_errors=True)
     event_bytes = sum(p.shard.bytes for s in samples for p in s.parts) / total
-    events = placed_events(samples, divisions, parts, fields, luminosity_fb, seed, memory)
-    ordered = _Reader(in_order(events, 0, total, event_bytes, staging / "spilled", memory))
     constants: dict[str, Any] = {}
     done = 0
     try:
+        staging.mkdir(parents=True)
+        shuffle = ExternalShuffle(
+            staging / "buckets", finished_fields(fields), total, int(event_bytes * total), memory
+        )
+        for events, places in placed_events(samples, divisions, parts, fields, luminosity_fb, seed):
+            shuffle.add(events, places)
+        ordered = _Reader(shuffle.pieces())
         for number, split in enumerate(SPLITS):
             processes = [
                 describe_sample(sample, luminosity_fb, in_split=int(division.counts[number]))

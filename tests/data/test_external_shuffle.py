@@ -1,12 +1,14 @@
 """Any order, with any memory: what comes out is what was put in, each event in its place."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.data.columns import RaggedRows, SparseRows, concatenate, nbytes, part, take
 from hpctrain.data.external_shuffle import ExternalShuffle, memory_bytes
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.errors import InternalError
 
 FIELDS = {
     "image": SparseField(shape=(2, 4, 4)),
@@ -56,3 +58,15 @@ def test_every_event_in_its_place(tmp_path_factory, events, memory, step, seed):
             np.testing.assert_array_equal(found[name].values, values.values)
             assert found[name].values.dtype == values.values.dtype
     assert not (folder / "buckets").exists() or list((folder / "buckets").iterdir()) == []
+
+
+@pytest.mark.parametrize("memory", [2**30, 500])
+@pytest.mark.parametrize(
+    "places", [np.arange(1, 51), np.r_[0:40, 0:10], np.arange(49)], ids=["shifted", "doubled", "lost"]
+)
+def test_a_place_given_twice_or_never_is_noticed(tmp_path, memory, places):
+    original = columns(len(places))
+    shuffle = ExternalShuffle(tmp_path / "buckets", FIELDS, 50, nbytes(original), memory)
+    shuffle.add(original, places)
+    with pytest.raises(InternalError, match="not all of 50 places are taken once"):
+        list(shuffle.pieces())
