@@ -65,7 +65,7 @@ def test_every_command_explains_itself_with_an_example(call, command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["trian"], "unknown command 'trian'. did you mean 'train'?"),
+        (["trainn"], "unknown command 'trainn'. did you mean 'train'?"),
         (["dta"], "did you mean 'data'?"),
         (["data", "inspct"], "unknown command 'data inspct'. did you mean 'inspect'?"),
         (["frobnicate"], "commands are compress, data, doctor"),
@@ -76,7 +76,7 @@ def test_every_command_explains_itself_with_an_example(call, command):
         (["data", "inspect", "nosuch"], "no directory nosuch"),
         (["data", "verify", "nosuch"], "no directory nosuch"),
         (["data", "split", "d", "--output", "o", "--fractions", "1", "1", "1"], "are not three positive numbers"),
-        (["data", "split", "d", "--output", "o", "--by", "lable"], "no field 'lable'. did you mean 'label'?"),
+        (["data", "split", "d", "--output", "o", "--by", "labell"], "no field 'labell'. did you mean 'label'?"),
         (["data", "merge", "d", "d", "--output", "o"], "d holds events that d holds, too. Name each part once"),
         (["data", "merge", "d", "--output", "d"], "d already holds a dataset"),
         (["data", "inspect", "d", "--picture", "x.pdf"], "only PNG is written. Name it x.png"),
@@ -192,7 +192,7 @@ def test_convert_takes_files_and_keys_in_any_order(call, tmp_path):
     dataset = ShardDataset.open(tmp_path / "o")
     assert dataset.column("label").tolist() == [n % 2 for n in range(50)] * 2
     assert dataset.provenance["label"] == "numbers"
-    code, _, err = call("data", "convert", "table", "second.npz", "--output", "p", "lable=c")
+    code, _, err = call("data", "convert", "table", "second.npz", "--output", "p", "labell=c")
     assert code == 2
     assert "did you mean 'label'" in err
 

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows
 from hpctrain.data.schema import Fields
 
@@ -13,8 +12,7 @@ from hpctrain.data.schema import Fields
 class ImageScale:
     """``image_max`` and ``image_mean_nonzero`` of the field ``image``, (channels, η, φ) or (η, φ); nothing without one.
 
-    Sums are made block by block, so that they are the same to the last bit in whatever pieces events come, as long as
-    the pieces begin at multiples of ``BLOCK_ROWS``.
+    In whatever pieces events come, the constants are the same to the last bit.
     """
 
     def __init__(self, fields: Fields) -> None:
@@ -23,7 +21,7 @@ class ImageScale:
         self._channels = (shape[0] if len(shape) > 2 else 1) if len(shape) > 1 else 0
         self._cells = int(np.prod(shape)) // max(1, self._channels)
         self._largest = np.zeros(self._channels)
-        self._sum = np.zeros(self._channels)
+        self._sum: NDArray[np.float64] = np.zeros(self._channels)
         self._count = np.zeros(self._channels, dtype=np.int64)
 
     def add(self, columns: Columns, rows: NDArray[np.int64] | None = None) -> None:
@@ -39,12 +37,10 @@ class ImageScale:
         channel = images.indices.astype(np.int64) // self._cells
         values = images.values.astype(np.float64)
         np.maximum.at(self._largest, channel, values)
-        event = images.row_of_value() if rows is None else rows[images.row_of_value()]
-        block = event // BLOCK_ROWS
-        sums = np.bincount(block * self._channels + channel, weights=values)
-        sums.resize(-(-len(sums) // self._channels), self._channels)
-        for one in sums[np.unique(block)]:
-            self._sum += one
+        # bincount adds one value after the other: with the sum so far in front it is one long sum.
+        numbers = np.concatenate([np.arange(self._channels), channel])
+        sums = np.bincount(numbers, weights=np.concatenate([self._sum, values]))
+        self._sum = sums.astype(np.float64)
         self._count += np.bincount(channel, minlength=self._channels)
 
     def constants(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hpctrain import registry
 from hpctrain.data.assignment import SPLITS, ByEvent, ByGroup, Tally, scattered
 from hpctrain.data.columns import Columns, nbytes, part
 from hpctrain.data.external_shuffle import ExternalShuffle, memory_bytes, running
+from hpctrain.data.feature_scale import FeatureScale
 from hpctrain.data.image_scale import ImageScale
 from hpctrain.data.inspection import is_integer
 from hpctrain.data.provenance import NAMES, Numbering
@@ -99,7 +100,7 @@ class Splitter:
             if is_integer(dataset, name)
         }
         self.contents = {name: Contents() for name in SPLITS}
-        self.scale = ImageScale(dataset.fields)
+        self.scales = (ImageScale(dataset.fields), FeatureScale(dataset.fields))
 
     def write(self, output: Path, compression: Compression) -> dict[str, Contents]:
         """Both passes."""
@@ -161,7 +162,8 @@ class Splitter:
             self.progress(start + len(chosen), 2 * self.dataset.events)
 
     def _take_notes(self, columns: Columns, chosen: Ints) -> None:
-        self.scale.add(columns, np.flatnonzero(chosen == 0))
+        for scale in self.scales:
+            scale.add(columns, np.flatnonzero(chosen == 0))
         for number, name in enumerate(SPLITS):
             mine = chosen == number
             contents = self.contents[name]
@@ -174,7 +176,7 @@ class Splitter:
     def _write_splits(
         self, folder: Path, shuffle: ExternalShuffle, sizes: Ints, compression: Compression
     ) -> None:
-        scale = self.scale.constants()
+        scale = {key: value for each in self.scales for key, value in each.constants().items()}
         pieces = _Cutter(shuffle.pieces())
         done = self.dataset.events
         for name, size in zip(SPLITS, sizes.tolist(), strict=True):

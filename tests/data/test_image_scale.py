@@ -30,7 +30,7 @@ def test_constants_are_those_of_the_dense_images(dense):
     np.testing.assert_allclose(found["image_mean_nonzero"], expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize("piece", [64, 192, 1024])
+@pytest.mark.parametrize("piece", [1, 50, 1024])
 def test_pieces_make_no_difference_at_all(piece):
     columns = {"image": SparseRows.from_dense(images(1000))}
     wanted = np.random.default_rng(1).random(1000) < 0.5

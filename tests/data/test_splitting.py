@@ -25,7 +25,7 @@ from hpctrain.run import RunDirectory
 FIELDS = {
     "number": DenseField(dtype="int64"),
     "image": SparseField(shape=(2, 4, 4)),
-    "hits": RaggedField(shape=(2,)),
+    "hits": RaggedField(shape=(2,), features=("x", "t")),
     "label": DenseField(dtype="int64"),
     "source": DenseField(dtype="int64"),
     "process": DenseField(dtype="int64"),
@@ -69,7 +69,7 @@ def read(folder):
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     events=st.integers(20, 700),
     seed=st.integers(0, 2**31),
@@ -179,6 +179,7 @@ def test_scale_constants_are_those_of_the_training_split_alone(tmp_path):
         assert scale["image_max"] == image.max(axis=(0, 2, 3)).tolist()
         mean = image.sum(axis=(0, 2, 3)) / (image > 0).sum(axis=(0, 2, 3))
         assert scale["image_mean_nonzero"] == pytest.approx(mean.tolist(), rel=1e-12)
+        assert scale["hits"]["mean"] == pytest.approx(train["hits"].values.mean(axis=0).tolist(), rel=1e-5)
 
 
 def test_provenance_says_what_evaluation_needs(tmp_path):
