@@ -20,7 +20,7 @@ from hpctrain.physics.propagation import pseudorapidity
 
 @dataclass(frozen=True)
 class BeamSpot:
-    """Spread of the collisions; Gaussian, numbers of the Delphes ATLAS pileup card."""
+    """Spread of the collisions; Gaussian, numbers of the Delphes pileup cards."""
 
     sigma_z: float = 53.0
     """Along the beam, millimetres."""
