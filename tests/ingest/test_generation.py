@@ -158,6 +158,6 @@ def test_what_comes_out(run: Run) -> None:
 
 
 def test_a_class_that_a_split_lacks_is_named_and_the_parts_are_kept(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no green event for the (validation|test) split"):
+    with pytest.raises(UserError, match=r"no green event for the (validation|test) split"):
         run("few", names=("red", "rare", "blue"), events=10)
     assert len(list((tmp_path / "few" / "data" / "parts").glob("*.json"))) == 3
