@@ -110,8 +110,8 @@ class Converter(ABC):
         """One number of every event of the file, in pieces; 1 for each when ``name`` is None."""
 
     @abstractmethod
-    def label(self, names: Sequence[str]) -> str:
-        """What the events are, honestly, in one line: the files' names and what was done to them."""
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
+        """What the events are, honestly, in one line: names of the files, what they say (``about``), what was done."""
 
     def about(self, path: Path) -> dict[str, Any]:
         """What the file says of itself (generator, description), for its entry in ``sources``."""
@@ -136,6 +136,13 @@ def listed(names: Sequence[str], what: str = "file") -> str:
         return f"{what} {names[0]}"
     shown = ", ".join(names[:3])
     return f"{what}s {shown}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def said_by_all(about: Sequence[Mapping[str, Any]], keys: Sequence[str] = ("description", "title")) -> str:
+    """``: `` and what all files say of their content, in one line; empty when they say nothing or different things."""
+    texts = {" ".join(str(next((a[k] for k in keys if k in a), "")).split()) for a in about}
+    text = texts.pop() if len(texts) == 1 else ""
+    return f": {text}" if text and len(text) <= 200 else ""
 
 
 @dataclass

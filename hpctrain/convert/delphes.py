@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -58,7 +58,7 @@ class _Layout:
 
 @register("converters")
 class Delphes(Converter):
-    """Towers, tracks and jets of Delphes; ``image`` follows the convention of generated samples."""
+    """Delphes trees: towers and tracks as images and point clouds, jets; as generated samples have them."""
 
     default_weight = "Event.Weight"
     packages = ("numpy", "uproot", "awkward", "fastjet")
@@ -147,7 +147,7 @@ class Delphes(Converter):
         with RootTree(path, self.config.tree) as tree:
             yield from tree.numbers(name)
 
-    def label(self, names: Sequence[str]) -> str:
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         return self.config.description or f"Delphes {listed(names)}"
 
     def describe(self) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from hpctrain.convert.base import RESERVED, Converter, ConverterConfig
 from hpctrain.convert.one_file import FileResult, FileTask, columns_of
 from hpctrain.convert.parallel import converted_elsewhere
 from hpctrain.convert.rules import Sample, samples_of
-from hpctrain.convert.scale import SteadyScale
 from hpctrain.data.columns import Columns
+from hpctrain.data.feature_scale import FeatureScale
+from hpctrain.data.image_scale import ImageScale
 from hpctrain.data.schema import DatasetInfo, DenseField, Fields
 from hpctrain.data.shard_file import Compression
 from hpctrain.data.shards import ShardWriter
@@ -97,7 +98,7 @@ def convert(
         )
         provenance: dict[str, Any] = {}
         scale: dict[str, Any] = {}
-        images = SteadyScale(fields)
+        constants = (ImageScale(fields), FeatureScale(fields))
         kept = 0
         with ShardWriter(
             folder, fields,
@@ -106,11 +107,13 @@ def convert(
         ) as writer:  # fmt: skip
             for number, columns, part in events:
                 writer.append(columns)
-                images.add(columns)
+                for gathered in constants:
+                    gathered.add(columns)
                 kept += len(columns["source"])
                 progress(int(sum(sizes[:number]) + part * sizes[number]), sum(sizes), kept)
             _check_results(converter, inputs, results, kept)
-            scale.update(images.constants())
+            for gathered in constants:
+                scale.update(gathered.constants())
             provenance.update(_provenance(converter, config, names, samples, results))
     return DatasetInfo.read(output)
 
@@ -249,7 +252,7 @@ def _provenance(
 ) -> dict[str, Any]:
     """Where the events come from, in plain JSON types; nothing depends on the number of workers or the clock."""
     return {
-        "label": converter.label(names),
+        "label": converter.label(names, [result.about for result in results]),
         "sources": [
             {
                 "name": name,

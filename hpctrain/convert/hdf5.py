@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
 from hpctrain.config import Section
-from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
+from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed, said_by_all
 from hpctrain.convert.hdf5_files import Hdf5Input, is_numeric, one_a_row, pieces_of, same_length
 from hpctrain.convert.rows import cast, dense_rows, field_name, sparse_rows, stack
 from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, take
@@ -52,7 +52,7 @@ def _short_forms(value: Any) -> Any:
 
 @register("converters")
 class Hdf5(Converter):
-    """Datasets → fields, as ``fields`` says; without it every numeric dataset becomes a dense field."""
+    """HDF5 of any layout: datasets → fields, dense, sparse or ragged; without ``fields`` every numeric dataset a dense one."""
 
     packages = ("numpy", "h5py")
     what = "dataset"
@@ -121,8 +121,8 @@ class Hdf5(Converter):
         with Hdf5Input(path) as file:
             return dict(file.attributes())
 
-    def label(self, names: Sequence[str]) -> str:
-        return self.config.description or f"HDF5 {listed(names)}"
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
+        return self.config.description or f"HDF5 {listed(names)}{said_by_all(about)}"
 
     def _rules(self, file: Hdf5Input) -> dict[str, Hdf5Field]:
         if self.config.fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -45,7 +45,7 @@ QUANTITIES = ("px", "py", "pz", "e", "x", "y", "z")
 
 @register("converters")
 class HepMc3(Converter):
-    """Generated events as particles, and simulated as images, towers, tracks and fat jets."""
+    """HepMC3: generated events as particles, and simulated here as images, towers, tracks and fat jets."""
 
     default_weight = "weight"
     what = "quantity"
@@ -152,7 +152,7 @@ class HepMc3(Converter):
             ]:
                 yield np.array(some)
 
-    def label(self, names: Sequence[str]) -> str:
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         what = self.config.description or f"HepMC3 {listed(names)}"
         return f"{what}, {DETECTOR_LABEL}" if self.config.simulate else what
 

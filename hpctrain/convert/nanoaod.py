@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -64,7 +64,7 @@ class _Layout:
 
 @register("converters")
 class NanoAod(Converter):
-    """One row an event with its jets, leptons and particles; or one row a jet with its constituents."""
+    """CMS NanoAOD: a row an event with its jets, leptons and particles, or a row a jet with its constituents."""
 
     default_weight = GENERATOR_WEIGHT
     packages = ("numpy", "uproot", "awkward")
@@ -156,7 +156,7 @@ class NanoAod(Converter):
                 name = "genWeight" if tree.has("genWeight") else None
             yield from tree.numbers(name)
 
-    def label(self, names: Sequence[str]) -> str:
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         return self.config.description or f"CMS NanoAOD {listed(names)}"
 
     def describe(self) -> dict[str, Any]:

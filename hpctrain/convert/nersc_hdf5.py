@@ -7,7 +7,7 @@ Two layouts are about: ``data`` (n, C, φ, η), ``label``, ``normweight``, ``wei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import PositiveInt
 
-from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
+from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed, said_by_all
 from hpctrain.convert.hdf5_files import Hdf5Input, one_a_row, pieces_of, same_length
 from hpctrain.convert.rows import dense_rows, field_name
 from hpctrain.data.columns import Array, Columns, SparseRows, take
@@ -52,7 +52,7 @@ class _Layout:
 
 @register("converters")
 class NerscHdf5(Converter):
-    """Dense detector images → sparse ``image`` (channels, η, φ), with ``label``, ``weight`` and ``normweight``."""
+    """NERSC's layout of HDF5: dense images → sparse ``image`` (channels, η, φ), ``label``, ``weight``, ``normweight``."""
 
     default_label = "label"
     default_weight = "weight"
@@ -141,8 +141,8 @@ class NerscHdf5(Converter):
                 else:
                     yield one_a_row(file.read(dataset, start, stop), f"{path}: dataset '{dataset}'")
 
-    def label(self, names: Sequence[str]) -> str:
-        return self.config.description or f"HDF5 {listed(names)} in NERSC's layout"
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
+        return self.config.description or f"HDF5 {listed(names)} in NERSC's layout{said_by_all(about)}"
 
     def about(self, path: Path) -> dict[str, Any]:
         with Hdf5Input(path) as file:

@@ -48,7 +48,7 @@ def _short_forms(value: Any) -> Any:
 
 @register("converters")
 class TableConverter(Converter):
-    """Columns → fields, as ``fields`` says; without it every column of numbers becomes a field."""
+    """Tables, .npy, .npz or Parquet: columns → fields, lists → ragged; without ``fields`` every column of numbers."""
 
     packages = ("numpy", "pyarrow")
     what = "column"
@@ -113,7 +113,7 @@ class TableConverter(Converter):
         for raw in table.read([name], 2**20):
             yield _number(raw[name], path, name)
 
-    def label(self, names: Sequence[str]) -> str:
+    def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         return self.config.description or f"table {listed(names)}"
 
     def _rules(self, table: Table) -> dict[str, TableField]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpctrain import registry
-from hpctrain.convert.base import Finite, listed
+from hpctrain.convert.base import Finite, listed, said_by_all
 from hpctrain.convert.driver import read_config
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.errors import UserError
@@ -42,3 +42,10 @@ def test_the_earliest_event_is_named_whatever_the_kind_of_rows():
 def test_many_names_are_counted():
     assert listed(["a"]) == "file a"
     assert listed(list("abcde"), "table") == "tables a, b, c and 2 more"
+
+
+def test_what_files_say_of_themselves_is_repeated_when_they_agree():
+    assert said_by_all([{"description": "muons\n  at rest"}] * 2) == ": muons at rest"
+    assert said_by_all([{"title": "a"}, {"title": "b"}]) == ""
+    assert said_by_all([{"title": "a"}, {}]) == ""
+    assert said_by_all([{"title": "x" * 201}]) == ""

@@ -32,7 +32,10 @@ def test_real_calorimeter_showers(converted, real):
     np.testing.assert_array_equal(rows["label"], (particle == 22).astype(int))
     assert dataset.fields["particle"].dtype == "int64"
     assert "Geant4 11.4.0" in dataset.provenance["sources"][0]["about"]["simulation"]
-    assert dataset.provenance["label"] == "HDF5 file geant4-em-showers-20.h5"
+    assert dataset.provenance["label"] == (
+        "HDF5 file geant4-em-showers-20.h5: Single electrons (11) and photons (22), 10-100 GeV uniform, on a "
+        "25x25x25-cell W/Si sampling calorimeter"
+    )
 
 
 def test_dense_sparse_and_ragged_of_every_form(converted, tmp_path):
