@@ -19,11 +19,11 @@ from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain import machine
 from hpctrain.config import AnyComponent, ComponentConfig, Section, component, section
+from hpctrain.data.feature_scale import FeatureScale
 from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
 from hpctrain.ingest.chunks import Chunk, Settings, plan, versions
 from hpctrain.ingest.clusters.base import Cluster
-from hpctrain.ingest.feature_scale import FeatureScale
 from hpctrain.ingest.parts import Part, find_part, make_part
 from hpctrain.ingest.scale import Scale
 from hpctrain.ingest.speed import Speed

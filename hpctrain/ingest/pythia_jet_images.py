@@ -11,13 +11,14 @@ import numpy.typing as npt
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows, index_dtype
+from hpctrain.data.feature_scale import FeatureScale
+from hpctrain.data.image_scale import ImageScale
 from hpctrain.data.schema import DenseField, Fields, RaggedField, SparseField
 from hpctrain.ingest.assemble import Sample
 from hpctrain.ingest.chunks import Settings
-from hpctrain.ingest.feature_scale import FeatureScale
 from hpctrain.ingest.generation import FinitePositive, Generation, GenerationConfig, pythia_label
 from hpctrain.ingest.jet_settings import JetBatch, JetSettings
-from hpctrain.ingest.scale import ImageScale, Scale
+from hpctrain.ingest.scale import Scale
 from hpctrain.physics.jet_features import CONSTITUENT_FEATURES, MAX_CONSTITUENTS, constituent_features
 from hpctrain.physics.jet_images import PIXEL, TRIM_FRACTION, TRIM_RADIUS, jet_images, n_subjettiness, trim
 from hpctrain.physics.jet_processes import qcd, wprime_to_wz
@@ -150,7 +151,7 @@ class _ImagesAndFeatures:
     """Constants of the image and of the named features."""
 
     def __init__(self, fields: Fields) -> None:
-        self._both: tuple[Scale, Scale] = (ImageScale(fields["image"].shape), FeatureScale(fields))
+        self._both: tuple[Scale, Scale] = (ImageScale(fields), FeatureScale(fields))
 
     def add(self, columns: Columns) -> None:
         for scale in self._both:

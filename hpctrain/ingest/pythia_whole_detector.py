@@ -9,11 +9,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain.config import Section
+from hpctrain.data.image_scale import ImageScale
 from hpctrain.errors import UserError
 from hpctrain.ingest.assemble import Sample
 from hpctrain.ingest.chunks import Settings
 from hpctrain.ingest.generation import FinitePositive, Generation, GenerationConfig, pythia_label
-from hpctrain.ingest.scale import ImageScale, Scale
+from hpctrain.ingest.scale import Scale
 from hpctrain.ingest.simulate import WholeDetectorSettings
 from hpctrain.ingest.summary import summarise
 from hpctrain.physics.detector import DETECTOR_LABEL, describe_detector
@@ -83,7 +84,7 @@ class PythiaWholeDetector(Generation):
         return WholeDetectorSettings(seed, c.image_bins, c.trimmed, c.pileup_mu, c.pileup_pool)
 
     def scale(self, settings: Settings) -> Scale:
-        return ImageScale(settings.fields()["image"].shape)
+        return ImageScale(settings.fields())
 
     def figures(self, samples: Sequence[Sample]) -> dict[str, Any]:
         return {**summarise(samples, self.config.luminosity_fb), "trimmed": self.config.trimmed}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from hpctrain.data.columns import Columns, SparseRows
+from hpctrain.data.image_scale import ImageScale
 from hpctrain.data.schema import DenseField
 from hpctrain.data.shard_file import read_shard, write_shard
 from hpctrain.data.shards import ShardDataset
@@ -14,7 +15,6 @@ from hpctrain.errors import UserError
 from hpctrain.ingest.assemble import Sample, divide, write_splits
 from hpctrain.ingest.division import SPLITS
 from hpctrain.ingest.parts import Part
-from hpctrain.ingest.scale import ImageScale
 from hpctrain.ingest.simulate import part_fields
 from hpctrain.physics.generator import CrossSection
 from hpctrain.physics.processes import find_process
@@ -62,7 +62,7 @@ def _write(folder: Path, samples: list[Sample], **changed: Any) -> dict[str, Sha
     parts = folder / "parts"
     settings: dict[str, Any] = {
         "data": folder / "data", "parts": parts, "fractions": FRACTIONS, "luminosity_fb": 36.0, "seed": 4,
-        "fields": part_fields(BINS), "scale": ImageScale((3, BINS, BINS)), "provenance": {"label": "made up"}, "events_per_shard": 64,
+        "fields": part_fields(BINS), "scale": ImageScale(part_fields(BINS)), "provenance": {"label": "made up"}, "events_per_shard": 64,
     }  # fmt: skip
     settings.update(changed)
     write_splits(samples, **settings)
