@@ -1,5 +1,6 @@
 """Equal work for every rank: a batch of graphs is cut where the work is halved, not where the events are."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from hpctrain.errors import UserError
 
 Ints = NDArray[np.int64]
 Work = NDArray[np.float64]
+
+NEARLY = 0.005
 
 
 def fully_connected_work(nodes: Ints) -> Work:
@@ -53,11 +56,12 @@ class Balance:
 def cuts(work: Work, size: int) -> Ints:
     """Where to cut events into ``size`` contiguous shares of nearly equal work: int64 (size + 1,).
 
-    No share is off by more than one event's work from the ideal. Without any work, events are cut evenly. Raises
-    ``UserError`` when work is negative, NaN or infinite.
+    The largest share, for which all ranks wait, is the smallest possible (to ``NEARLY`` of the ideal one). Within that,
+    cuts are where they divide the work most evenly; no share is off by more than one event's work from the ideal.
+    Without any work, events are cut evenly. Raises ``UserError`` when work is negative, NaN or infinite.
     """
     ends = np.concatenate([[0.0], np.cumsum(work)])
-    total = ends[-1]
+    total = float(ends[-1])
     if not np.isfinite(total) or work.min(initial=0) < 0:
         raise UserError(
             "the work of an event is negative, NaN or infinite",
@@ -68,7 +72,30 @@ def cuts(work: Work, size: int) -> Ints:
     ideal = total * np.arange(1, size) / size
     after = np.searchsorted(ends, ideal).clip(1, len(work))
     nearer = np.where(ideal - ends[after - 1] < ends[after] - ideal, after - 1, after)
-    return np.concatenate([[0], np.maximum.accumulate(nearer), [len(work)]]).astype(np.int64)
+    places = np.concatenate([[0], np.maximum.accumulate(nearer), [len(work)]]).astype(np.int64)
+    low, high = max(total / size, float(work.max())), float(np.diff(ends[places]).max())
+    forward, backward = ends.tolist(), (total - ends[::-1]).tolist()
+    found = None
+    while high - low > NEARLY * total / size:
+        most = (low + high) / 2
+        if _filled(forward, most, size)[-1] == len(work):
+            high = found = most
+        else:
+            low = most
+    if found is not None:
+        earliest = len(work) - np.array(_filled(backward, found, size)[::-1])
+        for share in range(1, size):
+            furthest = bisect_right(forward, forward[places[share - 1]] + found) - 1
+            places[share] = min(max(places[share], earliest[share]), furthest)
+    return places
+
+
+def _filled(ends: list[float], most: float, size: int) -> list[int]:
+    """Cuts when each share takes all the events it can up to this work."""
+    places = [0]
+    for _ in range(size):
+        places.append(bisect_right(ends, ends[places[-1]] + most) - 1)
+    return places
 
 
 class Imbalance:

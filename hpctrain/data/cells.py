@@ -88,18 +88,21 @@ class Cells:
         ends = kit.cumsum(numbers)
         shifts = begins - (ends - numbers)
         owners = kit.join([self.order, self.order])
-        found = [kit.arange(0, items if loops else 0) * (2**32 + 1)]
+        found = [kit.arange(0, 0)]
         for first, last, begin, end in self._pieces(ends):
             times = numbers[first:last]
             one = kit.repeat(owners[first:last], times, end - begin)
             other = self.order[kit.arange(begin, end) + kit.repeat(shifts[first:last], times, end - begin)]
             squared = self.cloud.squared(one, other)
             near = kit.found((squared <= high) & (squared > low))
-            one, other = one[near], other[near]
-            found += [(one << 32) + other, (other << 32) + one]
-        keys = kit.sort(kit.join(found))
+            found.append((one[near] << 32) + other[near])
+        half = kit.join(found)
+        own = kit.arange(0, items if loops else 0) * (2**32 + 1)
+        keys = kit.sort(kit.join([half, ((half & LOW) << 32) + (half >> 32), own]))
         edges = kit.empty(2 * len(keys)).reshape(2, len(keys))
-        edges[0], edges[1] = keys & LOW, keys >> 32
+        edges[0], edges[1] = keys, keys
+        edges[0] &= LOW
+        edges[1] >>= 32
         return edges
 
     def _pieces(self, ends: Any) -> Iterator[tuple[int, int, int, int]]:
@@ -130,11 +133,11 @@ class Cells:
             place = kit.arange(0, width)
             shift = kit.where(place < after_a, a, kit.where(place < after_b, b - after_a, c - after_b))
             missing = place >= total[:, None]
-            source = kit.where(missing, LOW, self.order[(place + shift).clip(None, cloud.items - 1)])
+            source = self.order[(place + shift).clip(None, cloud.items - 1)]
+            source = kit.where(missing, cloud.items, source)
             if cloud.double:
                 source = kit.pick(source, kit.order(source))  # as ``least`` wants it, what is missing last
-            squared = cloud.squared(target[:, None], kit.where(missing, 0, source))
-            squared = kit.where(missing, math.inf, squared)
+            squared = cloud.squared(target[:, None], source)
             squared = kit.where(source == target[:, None], -1.0 if loops else math.inf, squared)
             yield target, least(kit, squared, source, min(k, width)), total - (0 if loops else 1)
 
@@ -164,7 +167,7 @@ def nearest(cloud: Cloud, k: int, loops: bool) -> Any:
         for target, source, candidates in cells.nearest(points, k, loops):
             wanted = degree[target][:, None]
             last = kit.pick(source, (wanted - 1).clip(None, source.shape[1] - 1))
-            squared = cloud.squared(target[:, None], last.clip(None, cloud.items - 1))
+            squared = cloud.squared(target[:, None], last)
             # With one cell there is no further.
             good = (candidates[:, None] >= wanted) & (squared <= radius**2) | (cells.columns * cells.rows < 2)
             rank = kit.arange(0, source.shape[1])
@@ -198,7 +201,7 @@ class _Axis:
     def of(cls, cloud: Cloud, number: int | None) -> "_Axis":
         if number is None or not cloud.items:
             return cls(None, 0.0, 0.0)
-        values = cloud.columns[number]
+        values = cloud.columns[number][:-1]
         if number == cloud.phi:
             return cls(values, -math.pi, TURN)
         low = float(values.min())

@@ -168,12 +168,12 @@ def _cloud(positions: Tensor, offsets: Tensor, phi: int | None) -> Cloud:
         positions = positions.float()
     kit = _kit(positions)
     columns = [kit.column(kit.of(positions), number) for number in range(positions.shape[1])]
-    if len(positions) and not all(float(abs(column).max()) < LARGEST for column in columns):
+    if len(positions) and not all(float(abs(column[:-1]).max()) < LARGEST for column in columns):
         raise UserError(
             "positions are NaN or infinite", hint="`hpctrain data verify` finds such events in shards"
         )
     if phi is not None:
-        columns[phi] = columns[phi] - TURN * ((columns[phi] + math.pi) // TURN)
+        columns[phi][:-1] -= TURN * ((columns[phi][:-1] + math.pi) // TURN)
     return Cloud(kit, tuple(columns), phi, bounds)
 
 

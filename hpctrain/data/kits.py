@@ -28,7 +28,7 @@ class Kit(Protocol):
 
     def host(self, array: Any) -> Any: ...
     def column(self, matrix: Any, number: int) -> Any:
-        """A copy, contiguous."""
+        """A copy, contiguous, with inf at its end."""
 
     def empty(self, size: int) -> Any: ...
     def arange(self, start: int, stop: int) -> Any: ...
@@ -37,7 +37,12 @@ class Kit(Protocol):
     def bits(self, array: Any) -> Any:
         """Those of float32 as int64; they rise as the values do, from 0."""
 
-    def minimum(self, a: Any, b: Any) -> Any: ...
+    def absolute(self, array: Any) -> Any:
+        """In place."""
+
+    def minimum(self, a: Any, b: Any) -> Any:
+        """In place of ``a``."""
+
     def where(self, condition: Any, yes: Any, no: Any) -> Any: ...
     def join(self, arrays: Sequence[Any]) -> Any: ...
     def pick(self, array: Any, columns: Any) -> Any:
@@ -54,7 +59,10 @@ class Kit(Protocol):
         """Where each value would stand, before its equals."""
 
     def found(self, mask: Any) -> Any:
-        """Flat places that are true, rising."""
+        """Flat places that are true, rising, int64."""
+
+    def shorter(self, array: Any) -> Any:
+        """As int32."""
 
     def sort(self, keys: Any) -> Any:
         """May sort in place."""
@@ -84,7 +92,7 @@ class NumpyKit:
         return array
 
     def column(self, matrix: Any, number: int) -> Any:
-        return matrix[:, number].copy()
+        return np.append(matrix[:, number], matrix.dtype.type(np.inf))
 
     def empty(self, size: int) -> Any:
         return np.empty(size, dtype=np.int64)  # numpy asks for huge pages, torch does not
@@ -101,8 +109,11 @@ class NumpyKit:
     def bits(self, array: Any) -> Any:
         return array.view(np.int32).astype(np.int64)
 
+    def absolute(self, array: Any) -> Any:
+        return np.abs(array, out=array)
+
     def minimum(self, a: Any, b: Any) -> Any:
-        return np.minimum(a, b)
+        return np.minimum(a, b, out=a)
 
     def where(self, condition: Any, yes: Any, no: Any) -> Any:
         return np.where(condition, yes, no)
@@ -127,6 +138,9 @@ class NumpyKit:
 
     def found(self, mask: Any) -> Any:
         return np.flatnonzero(mask)
+
+    def shorter(self, array: Any) -> Any:
+        return array.astype(np.int32)
 
     def sort(self, keys: Any) -> Any:
         keys.sort()
@@ -165,7 +179,7 @@ class TorchKit:
         return array.cpu().numpy()
 
     def column(self, matrix: Any, number: int) -> Any:
-        return matrix[:, number].clone(memory_format=torch.contiguous_format)
+        return torch.nn.functional.pad(matrix[:, number], (0, 1), value=torch.inf)
 
     def empty(self, size: int) -> Any:
         return torch.empty(size, dtype=torch.int64, device=self.device)
@@ -182,8 +196,11 @@ class TorchKit:
     def bits(self, array: Any) -> Any:
         return array.view(torch.int32).to(torch.int64)
 
+    def absolute(self, array: Any) -> Any:
+        return array.abs_()
+
     def minimum(self, a: Any, b: Any) -> Any:
-        return torch.minimum(a, b)
+        return torch.minimum(a, b, out=a)
 
     def where(self, condition: Any, yes: Any, no: Any) -> Any:
         return torch.where(condition, yes, no)
@@ -208,6 +225,9 @@ class TorchKit:
 
     def found(self, mask: Any) -> Any:
         return mask.reshape(-1).nonzero().reshape(-1)
+
+    def shorter(self, array: Any) -> Any:
+        return array.to(torch.int32)
 
     def sort(self, keys: Any) -> Any:
         return torch.sort(keys).values

@@ -25,7 +25,8 @@ class Cloud:
 
     kit: Kit
     columns: tuple[Any, ...]
-    """One contiguous (items,) for each feature, all float32 or all float64."""
+    """One contiguous (items + 1,) for each feature, all float32 or all float64. The last entry is inf: it stands for
+    no point, which is far from every point."""
     phi: int | None
     """Number of the column that is periodic in 2π; its values are within ±π."""
     bounds: Ints
@@ -54,7 +55,7 @@ class Cloud:
         for number, column in enumerate(self.columns):
             apart = column[source] - column[target]
             if number == self.phi:
-                apart = abs(apart)
+                apart = self.kit.absolute(apart)
                 apart = self.kit.minimum(apart, TURN - apart)
             apart *= apart
             if total is None:
@@ -108,27 +109,23 @@ def nearest(cloud: Cloud, k: int, loops: bool) -> Any:
     edges = int((counts * degrees).sum())
     # What is no edge goes to one place past the end: nothing is selected, so no GPU is waited for.
     made = kit.empty(2 * edges + 1)
-    facts = np.stack([cloud.bounds[:-1], counts, degrees, firsts])
     order = np.argsort(counts, kind="stable")
     for block in blocks(counts, order[degrees[order] > 0], kit.pairs):
         kept = int(degrees[block.events].max())
-        start, count, degree, first = kit.put(facts[:, block.events])[:, :, None, None]
-        column, rank = kit.arange(0, block.width), kit.arange(0, kept)
-        target = kit.arange(block.begin, block.end)
-        squared = _squared(cloud, block, start, target, column)
-        if not block.full:
-            squared = kit.where(column >= count, math.inf, squared)
-        squared[:, target - block.begin, target] = -1.0 if loops else math.inf
+        target, squared = _compared(cloud, block, -1.0 if loops else math.inf)
+        facts = np.stack([cloud.bounds[block.events], counts[block.events], degrees[block.events]])
+        start, count, degree = kit.put(facts)[:, :, None, None]
         found = least(kit, squared, None, kept)
         found += start
+        first = firsts[block.events]
         if block.full and block.events[-1] - block.events[0] == len(block.events) - 1:
-            begin = int(firsts[block.events[0]]) + block.begin * kept
+            begin = int(first[0]) + block.begin * kept
             made[begin : begin + math.prod(found.shape)] = found.reshape(-1)
-            continue
-        place = (first + target[:, None] * degree) + rank
-        if not block.full:
-            place = kit.where((rank < degree) & (target[:, None] < count), place, 2 * edges)
-        made[place.reshape(-1)] = found.reshape(-1)
+        else:
+            rank = kit.arange(0, kept)
+            place = kit.put(first)[:, None, None] + target * degree + rank
+            place = kit.where((rank < degree) & (target < count), place, 2 * edges)
+            made[place.reshape(-1)] = found.reshape(-1)
     times = kit.put(np.repeat(degrees, counts))
     made[edges : 2 * edges] = kit.repeat(kit.arange(0, cloud.items), times, edges)
     return made[: 2 * edges].reshape(2, edges)
@@ -157,38 +154,45 @@ def within(cloud: Cloud, low: float, high: float, loops: bool) -> Any:
     With ``loops`` an item is a neighbour of its own, whatever ``low`` is.
     """
     kit, counts = cloud.kit, cloud.counts
-    parts: list[tuple[Any, Any]] = []
+    parts: list[tuple[Block, Any]] = []
     for block in blocks(counts, np.arange(len(counts)), kit.pairs):
-        start, count = kit.put(np.stack([cloud.bounds[block.events], counts[block.events]]))[:, :, None, None]
-        column = kit.arange(0, block.width)
-        target = kit.arange(block.begin, block.end)
-        squared = _squared(cloud, block, start, target, column)
+        target, squared = _compared(cloud, block, high if loops else math.inf)
         near = (squared <= high) & (squared > low)
-        near[:, target - block.begin, target] = loops
         if not block.full:
-            near &= (column < count) & (target[:, None] < count)
-        places = kit.found(near)
-        # Dividing places by the width would name their rows, but slowly.
-        rows = kit.arange(0, near.shape[0] * near.shape[1] + 1) * block.width
-        bounds = kit.search(places, rows)
-        times = bounds[1:] - bounds[:-1]
-        targets = (start + target[:, None]).reshape(-1)
-        shift = (start - rows[:-1].reshape(len(block.events), -1, 1)).reshape(-1)
-        places += kit.repeat(shift, times, len(places))
-        parts.append((places, kit.repeat(targets, times, len(places))))
-    edges = sum(len(sources) for sources, _ in parts)
+            near &= target < kit.put(counts[block.events])[:, None, None]
+        parts.append((block, kit.shorter(kit.found(near))))
+    edges = sum(len(places) for _, places in parts)
     made = kit.empty(2 * edges).reshape(2, edges)
-    done = 0
-    for sources, targets in parts:
-        made[0, done : done + len(sources)] = sources
-        made[1, done : done + len(sources)] = targets
-        done += len(sources)
+    begin = 0
+    for block, places in parts:
+        end = begin + len(places)
+        start = kit.put(cloud.bounds[block.events])[:, None]
+        target = kit.arange(block.begin, block.end)
+        # Rows of places: dividing by the width would name them too, but slowly.
+        rows = kit.arange(0, len(block.events) * len(target) + 1) * block.width
+        ends = kit.search(places, kit.shorter(rows))
+        times = ends[1:] - ends[:-1]
+        shift = start - rows[:-1].reshape(len(block.events), -1)
+        made[0, begin:end] = kit.repeat(shift.reshape(-1), times, len(places))
+        made[0, begin:end] += places
+        made[1, begin:end] = kit.repeat((start + target).reshape(-1), times, len(places))
+        begin = end
     return made
 
 
-def _squared(cloud: Cloud, block: Block, start: Any, target: Any, column: Any) -> Any:
-    """(events, targets, sources); what is past the end of an event is some other number."""
-    ours, theirs = start + target[:, None], start + column
+def _compared(cloud: Cloud, block: Block, own: float) -> tuple[Any, Any]:
+    """Numbers of the targets within their events (targets, 1); squared distances (events, targets, sources).
+
+    The distance of an item to itself is ``own``; where an event has no such source it is inf.
+    """
+    kit = cloud.kit
+    start, count = kit.put(np.stack([cloud.bounds[block.events], cloud.counts[block.events]]))[
+        :, :, None, None
+    ]
+    target, source = kit.arange(block.begin, block.end), kit.arange(0, block.width)
+    ours, theirs = start + target[:, None], start + source
     if not block.full:
-        ours, theirs = ours.clip(None, cloud.items - 1), theirs.clip(None, cloud.items - 1)
-    return cloud.squared(ours, theirs)
+        ours, theirs = ours.clip(None, cloud.items - 1), kit.where(source < count, theirs, cloud.items)
+    squared = cloud.squared(ours, theirs)
+    squared[:, target - block.begin, target] = own
+    return target[:, None], squared

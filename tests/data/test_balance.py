@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.data import graphs
-from hpctrain.data.balance import Imbalance, NeighbourWork, RadiusWork, cuts, fully_connected_work
+from hpctrain.data.balance import NEARLY, Imbalance, NeighbourWork, RadiusWork, cuts, fully_connected_work
 from hpctrain.data.columns import offsets_of
 from hpctrain.errors import UserError
 
@@ -16,9 +16,18 @@ WORKS = st.lists(st.one_of(st.integers(0, 50), st.floats(0, 1e6), st.floats(0, 1
 )
 
 
+def least_largest_share(work, size):
+    """Of all ways to cut, by dynamic programming."""
+    ends = np.concatenate([[0.0], np.cumsum(work)])
+    best = ends.copy()  # of the first n events in one share
+    for _ in range(size - 1):
+        best = np.array([np.maximum(best[: n + 1], ends[n] - ends[: n + 1]).min() for n in range(len(ends))])
+    return best[-1]
+
+
 @settings(max_examples=400, deadline=None)
 @given(WORKS, st.integers(1, 70))
-def test_shares_are_contiguous_complete_and_never_off_by_more_than_an_event(work, size):
+def test_shares_are_contiguous_complete_and_as_equal_as_can_be(work, size):
     places = cuts(work, size)
     assert places.dtype == np.int64
     assert len(places) == size + 1
@@ -26,13 +35,11 @@ def test_shares_are_contiguous_complete_and_never_off_by_more_than_an_event(work
     assert places[-1] == len(work)
     assert (np.diff(places) >= 0).all()
     if work.sum() > 0:
-        ends = np.concatenate([[0.0], np.cumsum(work)])
-        shares = np.diff(ends[places])
-        rounding = 1e-12 * work.sum()
-        assert np.abs(shares - work.sum() / size).max() <= work.max() + rounding
-        # An end is where the ideal one is, or half an event beside it.
-        ideal = ends[-1] * np.arange(size + 1) / size
-        assert np.abs(ends[places] - ideal).max() <= work.max() / 2 + rounding
+        shares = np.diff(np.concatenate([[0.0], np.cumsum(work)])[places])
+        ideal, rounding = work.sum() / size, 1e-12 * work.sum()
+        assert shares.max() <= ideal + work.max() + rounding
+        assert shares.max() <= least_largest_share(work, size) + NEARLY * ideal + rounding
+        assert shares.min() >= ideal - work.max() - rounding
 
 
 @pytest.mark.parametrize("work", [[1.0, -0.5], [1.0, np.nan], [np.inf]])

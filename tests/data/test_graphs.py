@@ -191,7 +191,7 @@ def test_cells_find_the_very_edges_of_all_pairs(event, kit, data):
     phi = data.draw(st.sampled_from([None, *range(positions.shape[1])]))
     loops, k = data.draw(st.booleans()), data.draw(st.integers(1, 50))
     low = data.draw(st.floats(-1, 2))
-    high = data.draw(st.one_of(st.floats(0.001, 4), st.just(float("inf"))))
+    high = low + data.draw(st.one_of(st.floats(1.001, 4), st.just(graphs.LARGEST)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cells, "SAMPLE", data.draw(st.sampled_from([1, 5, 256])))
         patch.setattr(graphs, "_kit", lambda tensor: kit)
@@ -205,6 +205,22 @@ def test_cells_find_the_very_edges_of_all_pairs(event, kit, data):
         grid = cells.Cells.of(cloud, math.sqrt(high))
         found = grid.within(*grid.candidates(), low, high, loops)
         assert found.tolist() == neighbours.within(cloud, low, high, loops).tolist()
+
+
+@FEW
+@given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 2000), st.booleans())
+def test_blocks_hold_every_target_once_within_the_budget(counts, budget, by_size):
+    counts = np.array(counts, dtype=np.int64)
+    order = np.argsort(counts, kind="stable") if by_size else np.arange(len(counts))
+    seen = []
+    for block in neighbours.blocks(counts, order, budget):
+        rows = block.end - block.begin
+        assert len(block.events) * rows * block.width <= budget or (len(block.events) == 1 and rows == 1)
+        assert len(block.events) == 1 or rows == block.width  # several events are there as a whole
+        assert block.width == counts[block.events].max()
+        assert block.full == (counts[block.events] == block.width).all()
+        seen += [(e, t) for e in block.events for t in range(block.begin, min(block.end, counts[e]))]
+    assert seen == [(e, t) for e in order for t in range(counts[e])]
 
 
 @pytest.mark.parametrize("kit", kits()[::2], ids=lambda kit: type(kit).__name__)
