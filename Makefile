@@ -14,7 +14,7 @@ demo: $(VENV)/.ready  ## the main job: collisions to verified firmware (runs/dem
 
 test: $(VENV)/.ready-dev lint  ## every test: serially, and the parallel parts again on 2 ranks
 	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST)
-	$(BIN)/mpiexec -n 2 $(BIN)/python -m coverage run -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training
+	$(BIN)/mpiexec -n 2 $(BIN)/python -m coverage run -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training tests/data
 	$(BIN)/python -m coverage combine --append --quiet
 	$(BIN)/python -m coverage report
 
@@ -38,6 +38,7 @@ bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, rank
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.graph_loading
 	$(BIN)/python -m benchmarks.edges
+	$(BIN)/mpiexec -n 2 $(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.whole_epoch
 
 $(VENV)/.ready-dev: $(VENV)/.ready
