@@ -100,9 +100,7 @@ def _displays(dataset: ShardDataset, rows: NDArray[np.int64], panels: Sequence[P
     across, down = (len(rows), 1) if len(panels) == 1 else (1, len(rows))
     width = max(5.4, row_width(len(panels) * across) + (2.2 if len(panels) > 3 else 0))
     height = max(panel.height for panel in panels) + 0.4
-    figure = new_figure(width, 0.7 + height * down)
-    top, body = _rows_of(figure, [0.7, height * down])
-    _headline(top, dataset, width)
+    figure, body = _page(dataset, width, height * down)
     parts = np.ravel(np.asarray(body.subfigures(down, across)))
     for part, row, event in zip(parts, rows.tolist(), events, strict=True):
         title = textwrap.fill(_title(dataset, row, event), int(14 * width / across))
@@ -115,18 +113,31 @@ def _displays(dataset: ShardDataset, rows: NDArray[np.int64], panels: Sequence[P
     return figure
 
 
-def _rows_of(figure: Figure, heights: Sequence[float]) -> list[Any]:
-    """Parts of the figure, one below the other."""
-    return list(np.ravel(np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights))))
-
-
-def _headline(top: Any, dataset: ShardDataset, width: float) -> None:
-    """What these events are, in the words of whoever made them."""
+def _page(dataset: ShardDataset, width: float, height: float) -> tuple[Figure, Any]:
+    """A figure headed by what these events are, in the words of whoever made them; and its body of that height."""
     label = dataset.provenance.get("label") or "no provenance: it is not said what these events are"
-    text = textwrap.fill(plain(str(label)), int(width * 15))
+    letters = int(width * 15)
+    notes = [f"{name}: {dataset.provenance[name]}" for name in dataset.fields if _is_note(name, dataset)]
+    lines = [
+        plain(textwrap.fill(str(label), letters)),
+        *(plain(textwrap.shorten(note, letters, placeholder=" …")) for note in notes),
+    ]
+    count = sum(text.count("\n") + 1 for text in lines)
+    top_height = 0.45 + 0.17 * count
+    figure = new_figure(width, top_height + height)
+    top, body = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=[top_height, height])))
     name = "/".join(dataset.directory.resolve().parts[-3:]).lstrip("/")
-    top.text(0.01, 0.95, plain(name), ha="left", va="top", fontsize=11, weight="bold")
-    top.text(0.01, 0.5, text, ha="left", va="top", fontsize=8.5, color=MUTED)
+    top.text(0.01, 1 - 0.05 / top_height, plain(name), ha="left", va="top", fontsize=11, weight="bold")
+    top.text(
+        0.01, 1 - 0.32 / top_height, "\n".join(lines), ha="left", va="top", fontsize=8.5, color=MUTED,
+        linespacing=1.25,
+    )  # fmt: skip
+    return figure, body
+
+
+def _is_note(name: str, dataset: ShardDataset) -> bool:
+    """Whether the provenance says in words what the images or jets of that field are."""
+    return isinstance(dataset.provenance.get(name), str) and ("image" in name or "jet" in name)
 
 
 def _title(dataset: ShardDataset, row: int, event: Event) -> str:
@@ -172,9 +183,7 @@ def _distributions(dataset: ShardDataset, rows: NDArray[np.int64]) -> Figure:
     series = series[:MOST_HISTOGRAMS]
     across = min(3, max(1, len(series)))
     down = -(-max(1, len(series)) // across)
-    figure = new_figure(max(5.4, 3.1 * across), 1.0 + 2.4 * down)
-    top, body = _rows_of(figure, [0.7, 2.4 * down])
-    _headline(top, dataset, figure.get_figwidth())
+    figure, body = _page(dataset, max(5.4, 3.1 * across), 0.3 + 2.4 * down)
     axes = body.subplots(down, across, squeeze=False).ravel()
     classes = np.unique(label)[: len(CLASS_COLOURS)]
     for axis, (title, values, owner) in zip(axes, series, strict=False):

@@ -127,7 +127,7 @@ def _image_panels(
         if field.kind == "ragged" or not _is_image(shape):
             continue
         channels = shape[0] if len(shape) == 3 else 1
-        names = channel_names(channels) if name == "image" and len(shape) == 3 else None
+        names = channel_names(channels) if name == "image" and channels > 1 else None
         # The house's whole-detector images: three channels over |η| < 2.5 and the whole circle.
         unrolled = name == "image" and (
             channels == len(CHANNELS) or provenance.get("image_axes") == "detector"

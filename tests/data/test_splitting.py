@@ -290,6 +290,12 @@ def test_what_cannot_be_split_is_said(tmp_path, plan, words, cure):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("plan", [Plan(), Plan(stratify="label"), Plan(by="source")])
+def test_no_events_cannot_be_split(tmp_path, plan):
+    with pytest.raises(UserError, match=r"none is left for|too few for"):
+        split(write(tmp_path / "data", 0), tmp_path / "out", plan)
+
+
 @pytest.mark.parametrize("value", [-1, 2])
 def test_a_process_that_nobody_named(tmp_path, value):
     content = columns(300)

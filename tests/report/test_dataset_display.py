@@ -140,7 +140,7 @@ def test_a_shower_is_seen_from_three_sides(tmp_path, drawn):
     ("fields", "titles"),
     [
         ({"image": SparseField(shape=(3, 64, 64)), "jets": DenseField(shape=(5, 4))}, ["ECAL [GeV]", "HCAL [GeV]", "tracks"]),
-        ({"image": SparseField(shape=(1, 25, 25))}, ["channel 1"]),
+        ({"image": SparseField(shape=(1, 25, 25))}, ["image"]),
         ({"view": DenseField(shape=(80, 100))}, ["view"]),
         ({"hcal": SparseField(shape=(4, 4, 60))}, ["hcal, sum along z", "hcal, sum along y", "hcal, sum along x"]),
         ({"a": RaggedField(shape=(2,), features=("eta", "phi")), "jets": RaggedField(shape=(3,), features=("pt", "eta", "phi"))}, ["particles and jets"]),
