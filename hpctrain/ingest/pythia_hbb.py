@@ -15,12 +15,13 @@ from hpctrain.data.schema import DenseField, Fields, RaggedField
 from hpctrain.ingest.assemble import Sample
 from hpctrain.ingest.generation import FinitePositive, Generation, GenerationConfig, pythia_label
 from hpctrain.ingest.jet_settings import JetBatch, JetSettings
-from hpctrain.physics.b_jets import REPLACED, TRACK_FEATURES, VERTEX_FEATURES, b_jet_inputs
+from hpctrain.physics.b_jets import REPLACED, TRACK_FEATURES, b_jet_inputs
 from hpctrain.physics.impact_parameters import SMEARING_LABEL
 from hpctrain.physics.jet_processes import higgs_to_bb, qcd
 from hpctrain.physics.particle_jets import modified_mass_drop
 from hpctrain.physics.partons import heavy_hadrons_in
 from hpctrain.physics.processes import Process
+from hpctrain.physics.secondary_vertices import VERTEX_FEATURES
 from hpctrain.registry import register
 
 

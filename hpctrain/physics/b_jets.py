@@ -17,8 +17,9 @@ from hpctrain.physics.detector import tracking_efficiency
 from hpctrain.physics.impact_parameters import SmearedTracks, smear_tracks
 from hpctrain.physics.jets import Jets, load_fastjet
 from hpctrain.physics.particle_jets import Constituents, ParticleJets, modified_mass_drop
-from hpctrain.physics.particles import Floats, Ints, Particles, sum_by
+from hpctrain.physics.particles import Floats, Ints, Particles
 from hpctrain.physics.propagation import pseudorapidity
+from hpctrain.physics.secondary_vertices import VERTEX_FEATURES, Vertices, secondary_vertices, vertex_features
 
 TRACK_FEATURES = (
     "ptrel",
@@ -54,24 +55,6 @@ TRACK_FEATURES = (
 )
 """Columns of a track; millimetres, GeV, radians."""
 
-VERTEX_FEATURES = (
-    "ptrel",
-    "erel",
-    "phirel",
-    "etarel",
-    "deltaR",
-    "pt",
-    "mass",
-    "ntracks",
-    "charge",
-    "dxy",
-    "dxysig",
-    "d3d",
-    "d3dsig",
-    "costhetasvpv",
-)
-"""Columns of a secondary vertex."""
-
 REPLACED = {
     "track_normchi2": "pt (no track is fitted)",
     "track_quality": "charge (no pattern recognition)",
@@ -86,12 +69,6 @@ MAX_TRACKS = 60
 MAX_VERTICES = 5
 TRACK_PT_MIN_GEV = 0.95
 TRACK_ETA_MAX = 2.5
-FLIGHT_MIN_MM, FLIGHT_MAX_MM = 0.1, 50.0
-"""Transverse flight of a secondary vertex: nearer ones are not told from the collision."""
-VERTEX_ALONG_MM, VERTEX_ACROSS_MM = 0.2, 0.02
-"""Errors of a vertex along its flight and across."""
-
-
 NO_VERTEX_DELTA_R = 0.8
 """``drminsv`` in a jet without a secondary vertex: the radius of the jet."""
 
@@ -109,21 +86,6 @@ class BJetInputs:
     """(vertices, 14): by falling d3dsig."""
 
 
-@dataclass(frozen=True)
-class _Vertices:
-    """Secondary vertices with at least two tracks."""
-
-    jet: Ints
-    position: Floats
-    """(vertices, 3) mm, smeared."""
-    momentum: Floats
-    """(vertices, 4): px, py, pz, E of its tracks."""
-    tracks: Ints
-    charge: Floats
-    error_3d: Floats
-    error_xy: Floats
-
-
 def b_jet_inputs(particles: Particles, jets: ParticleJets, rng: np.random.Generator) -> BJetInputs:
     """Tracks and vertices of every jet of ``particles``."""
     member_jet = np.repeat(np.arange(len(jets), dtype=np.int64), np.diff(jets.offsets))
@@ -134,11 +96,11 @@ def b_jet_inputs(particles: Particles, jets: ParticleJets, rng: np.random.Genera
     found &= rng.random(len(rows)) < tracking_efficiency(particles.pdg[rows], pt, eta)
     jet, rows = member_jet[found], rows[found]
     tracks = smear_tracks(particles, rows, rng)
-    vertices = _secondary_vertices(particles, tracks, jet, rng)
+    vertices = secondary_vertices(particles, tracks, jet, rng)
     values = _track_features(particles, tracks, jet, jets, vertices)
     significance = np.abs(values["Sip2dSig"])
     order = _leading(jet, significance, MAX_TRACKS)
-    vertex_values = _vertex_features(vertices, jets.jets)
+    vertex_values = vertex_features(vertices, jets.jets)
     vertex_order = _leading(vertices.jet, vertex_values["d3dsig"], MAX_VERTICES)
     return BJetInputs(
         _offsets(jet[order], len(jets)),
@@ -178,42 +140,8 @@ def subjets(constituents: Constituents) -> tuple[Jets, Jets]:
     return one, two
 
 
-def _secondary_vertices(
-    particles: Particles, tracks: SmearedTracks, jet: Ints, rng: np.random.Generator
-) -> _Vertices:
-    """Production points that two or more tracks of a jet share, away from the beam; their position smeared."""
-    point = np.stack([particles.x, particles.y, particles.z], axis=1)[tracks.row]
-    flight = np.hypot(point[:, 0], point[:, 1])
-    away = np.flatnonzero((flight > FLIGHT_MIN_MM) & (flight < FLIGHT_MAX_MM))
-    key, inverse, size = np.unique(
-        np.column_stack([jet[away], point[away]]), axis=0, return_inverse=True, return_counts=True
-    )
-    inverse = inverse.reshape(-1)
-
-    def total(values: Floats) -> Floats:
-        return sum_by(inverse, values[away], len(key))[size > 1]
-
-    momentum = np.stack([total(v) for v in (tracks.px, tracks.py, tracks.pz, tracks.e)], axis=1)
-    true = key[size > 1, 1:]
-    length = np.linalg.norm(true, axis=1, keepdims=True)
-    direction = true / np.maximum(length, 1e-300)
-    noise = rng.standard_normal((len(true), 3))
-    along = np.sum(noise * direction, axis=1, keepdims=True) * direction
-    position = true + VERTEX_ALONG_MM * along + VERTEX_ACROSS_MM * (noise - along)
-    sin = np.hypot(direction[:, 0], direction[:, 1])
-    return _Vertices(
-        jet=key[size > 1, 0].astype(np.int64),
-        position=position,
-        momentum=momentum,
-        tracks=size[size > 1].astype(np.int64),
-        charge=total(tracks.charge),
-        error_3d=np.full(len(true), VERTEX_ALONG_MM),
-        error_xy=np.hypot(VERTEX_ALONG_MM * sin, VERTEX_ACROSS_MM * np.sqrt(np.maximum(1.0 - sin**2, 0.0))),
-    )
-
-
 def _track_features(
-    particles: Particles, tracks: SmearedTracks, jet: Ints, jets: ParticleJets, vertices: _Vertices
+    particles: Particles, tracks: SmearedTracks, jet: Ints, jets: ParticleJets, vertices: Vertices
 ) -> dict[str, Floats]:
     axis = jets.jets
     first, second = subjets(jets.constituents(particles))
@@ -275,7 +203,7 @@ def _track_features(
     }
 
 
-def _distance_to_vertices(tracks: SmearedTracks, jet: Ints, vertices: _Vertices) -> Floats:
+def _distance_to_vertices(tracks: SmearedTracks, jet: Ints, vertices: Vertices) -> Floats:
     """ΔR of each track to the nearest flight direction of a vertex of its jet, at most ``NO_VERTEX_DELTA_R``."""
     nearest = np.full(len(tracks), NO_VERTEX_DELTA_R)
     x, y, z = vertices.position.T
@@ -285,32 +213,6 @@ def _distance_to_vertices(tracks: SmearedTracks, jet: Ints, vertices: _Vertices)
         apart = np.hypot(tracks.eta[mine] - eta[number], _wrap(tracks.phi[mine] - phi[number]))
         nearest[mine] = np.minimum(nearest[mine], apart)
     return nearest
-
-
-def _vertex_features(vertices: _Vertices, jets: Jets) -> dict[str, Floats]:
-    jet, position = vertices.jet, vertices.position
-    px, py, pz, e = vertices.momentum.T
-    pt = np.hypot(px, py)
-    side = np.where(jets.eta[jet] < 0.0, -1.0, 1.0)
-    delta_eta, delta_phi = pseudorapidity(pt, pz) - jets.eta[jet], _wrap(np.arctan2(py, px) - jets.phi[jet])
-    flight_xy, flight = np.hypot(position[:, 0], position[:, 1]), np.linalg.norm(position, axis=1)
-    along = position[:, 0] * px + position[:, 1] * py + position[:, 2] * pz
-    return {
-        "ptrel": pt / jets.pt[jet],
-        "erel": e / jets.e[jet],
-        "phirel": delta_phi,
-        "etarel": side * delta_eta,
-        "deltaR": np.hypot(delta_eta, delta_phi),
-        "pt": pt,
-        "mass": np.sqrt(np.maximum(e**2 - px**2 - py**2 - pz**2, 0.0)),
-        "ntracks": vertices.tracks.astype(np.float64),
-        "charge": vertices.charge,
-        "dxy": flight_xy,
-        "dxysig": flight_xy / vertices.error_xy,
-        "d3d": flight,
-        "d3dsig": flight / vertices.error_3d,
-        "costhetasvpv": along / np.maximum(flight * np.sqrt(px**2 + py**2 + pz**2), 1e-12),
-    }
 
 
 def _distance(tracks: SmearedTracks, jets: Jets, jet: Ints) -> Floats:

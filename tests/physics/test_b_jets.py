@@ -10,7 +10,6 @@ from hpctrain.physics.b_jets import (
     MAX_VERTICES,
     REPLACED,
     TRACK_FEATURES,
-    VERTEX_FEATURES,
     BJetInputs,
     b_jet_inputs,
     subjets,
@@ -21,6 +20,7 @@ from hpctrain.physics.particle_jets import Constituents, ParticleJets, cluster_p
 from hpctrain.physics.particles import Floats, Ints, Particles
 from hpctrain.physics.partons import hard_partons, heavy_hadrons_in, match
 from hpctrain.physics.processes import Process
+from hpctrain.physics.secondary_vertices import VERTEX_FEATURES
 
 
 def sample(process: Process, events: int) -> tuple[BJetInputs, ParticleJets, Ints]:
