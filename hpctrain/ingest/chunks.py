@@ -127,6 +127,7 @@ def plan(requests: Iterable[tuple[Process, int]], events_per_chunk: int, setting
     return chunks
 
 
+@cache  # reading them takes milliseconds, and every chunk asks
 def versions() -> dict[str, Any]:
     """Versions of hpctrain and of the packages that make events."""
     return {
