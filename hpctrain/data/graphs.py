@@ -61,7 +61,7 @@ def knn(positions: Tensor, offsets: Tensor, k: int, *, phi: int | None, loops: b
     if k < 1:
         raise UserError(f"k is {k}: a graph of nearest neighbours needs one at least", hint="k=16, say")
     cloud = _cloud(positions, offsets, phi)
-    # Half of the pairs are of events this large.
+    # Items of the event in which the average item is.
     typical = float((cloud.counts**2).sum()) / max(1, cloud.items)
     far = len(cloud.columns) < 3 and typical > FAR_FROM_ALL * k
     return cloud.kit.tensor((cells if far else neighbours).nearest(cloud, k, loops))
@@ -129,7 +129,7 @@ def edge_offsets(edge_index: Tensor, offsets: Tensor) -> Tensor:
 def _within(cloud: Cloud, low: float, high: float, loops: bool) -> Tensor:
     if not high >= 0:
         raise UserError(f"the radius is {high}: it must not be below 0", hint="0.4, say")
-    low, high = -1.0 if low < 0 else _square(low, cloud), _square(high, cloud)
+    low, high = _square(low, cloud), _square(high, cloud)
     pairs = int((cloud.counts**2).sum())
     if pairs > SMALL * cloud.items:
         grid = cells.Cells.of(cloud, math.sqrt(high))
@@ -141,7 +141,9 @@ def _within(cloud: Cloud, low: float, high: float, loops: bool) -> Tensor:
 
 
 def _square(distance: float, cloud: Cloud) -> float:
-    """As squared distances are rounded."""
+    """Rounded as squared distances are; below all of them for a distance below 0."""
+    if distance < 0:
+        return -1.0
     square = min(distance, LARGEST) ** 2
     return square if cloud.double else float(np.float32(square))
 

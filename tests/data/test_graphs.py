@@ -259,14 +259,18 @@ def test_events_of_particles_beside_trees_of_scipy(kit, dtype, sizes, spread):
         assert len(odd) <= (4 if dtype == torch.float32 else 0)  # within rounding of a bound
 
 
-def test_rings_are_types_of_edges():
+@pytest.mark.parametrize("bounds", [(0.0, 0.3, 0.6, 1.5), (0.2, 0.5), (-2.0, -1.0, 0.0, 0.4)])
+def test_rings_are_types_of_edges(bounds):
     rng = np.random.default_rng(2)
     positions = torch.from_numpy(rng.uniform(-3, 3, (300, 2)).astype(np.float32))
+    positions[5] = positions[6]
     offsets = torch.tensor([0, 100, 300])
-    bounds = (0.0, 0.3, 0.6, 1.5)
     edges, kind = graphs.rings(positions, offsets, bounds, phi=1)
-    assert torch.equal(edges, graphs.ring(positions, offsets, 0.0, 1.5, phi=1))
+    assert torch.equal(edges, graphs.ring(positions, offsets, bounds[0], bounds[-1], phi=1))
     for number, (low, high) in enumerate(itertools.pairwise(bounds)):
+        if high < 0:
+            assert not (kind == number).any()
+            continue
         assert torch.equal(edges[:, kind == number], graphs.ring(positions, offsets, low, high, phi=1))
 
 

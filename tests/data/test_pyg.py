@@ -1,7 +1,10 @@
 """Ragged batches ↔ PyTorch Geometric: round trips, its own batching as the reference, mistakes."""
 
 import itertools
+import re
+import runpy
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +190,15 @@ def test_from_shards_through_the_loader_into_a_network(tmp_path):
             x = made[row].x
             one = graphs.knn(x[:, 1:], torch.tensor([0, len(x)]), 3, phi=1)
             torch.testing.assert_close(scores[number], network(x, one).sum(0))
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "graphs.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("example.py").write_text(example)
+    names = runpy.run_path("example.py")
+    assert names["scores"].shape == (len(names["batch"]["label"]), 8)
 
 
 def test_mistakes_are_named():
