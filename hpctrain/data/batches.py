@@ -1,7 +1,7 @@
 """Columns of events → tensors on the device: sparse images cross the bus sparse and become dense over there."""
 
-import threading
 import weakref
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,25 +52,31 @@ class Buffers:
     """
 
     def __init__(self) -> None:
-        self._free: list[Array] = []
-        self._lock = threading.Lock()
+        # Arrays come back whenever Python frees something, also in the middle of any line here: no lock could be
+        # held then. Each call of a deque is whole by itself.
+        self._free: deque[Array] = deque(maxlen=KEPT_BUFFERS)
 
     def zeros(self, count: int, dtype: str) -> Tensor:
         """(count,) on the CPU."""
         size = count * np.dtype(dtype).itemsize
-        with self._lock:
-            fitting = [i for i, array in enumerate(self._free) if size <= array.nbytes <= 2 * size + 4096]
-            array = self._free.pop(fitting[0]) if fitting else np.empty(size, dtype=np.uint8)
+        array = self._fitting(size)
         array[:size] = 0
         lent = array[:size].view(dtype)
         # Torch's storage holds ``lent``, and nothing else does: when the last tensor on it goes, so does it.
-        weakref.finalize(lent, self._take_back, array).atexit = False
+        weakref.finalize(lent, self._free.append, array).atexit = False
         return torch.from_numpy(lent)
 
-    def _take_back(self, array: Array) -> None:
-        with self._lock:
+    def _fitting(self, size: int) -> Array:
+        """A free array of ``size`` bytes or not many more; a new one where there is none."""
+        for _ in range(len(self._free)):
+            try:
+                array = self._free.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if size <= array.nbytes <= 2 * size + 4096:
+                return array
             self._free.append(array)
-            del self._free[:-KEPT_BUFFERS]
+        return np.empty(size, dtype=np.uint8)
 
 
 def scatter(
@@ -84,13 +90,19 @@ def scatter(
     counts = move(rows.counts, device)
     start = torch.arange(len(rows), device=device).mul_(size)
     position = indices.add_(torch.repeat_interleave(start, counts, output_size=len(rows.indices)))
-    values = move(rows.values, device)
+    dtype = rows.values.dtype
+    # Values too; the bits are what is carried.
+    moved = dtype.str.replace("u", "i") if dtype.itemsize > 1 else dtype.str
+    values = move(rows.values.view(moved), device)
     if device.type == "cpu" and buffers is not None:
-        dense = buffers.zeros(len(rows) * size, rows.values.dtype.str)
+        dense = buffers.zeros(len(rows) * size, moved)
     else:
         dense = torch.zeros(len(rows) * size, dtype=values.dtype, device=device)
     # Cells of one row are unique, so no two values meet in one place and the result has one order of summation.
-    return dense.scatter_(0, position, values).view(len(rows), *shape)
+    dense.scatter_(0, position, values)
+    if dtype.str != moved:
+        dense = dense.view(getattr(torch, dtype.name))
+    return dense.view(len(rows), *shape)
 
 
 class Handover:
@@ -115,7 +127,7 @@ class Handover:
         """The batch, for use on the current stream."""
         batch, event = made
         if event is not None:
-            stream = torch.cuda.current_stream()
+            stream = torch.cuda.current_stream(next(iter(batch.values())).device)
             stream.wait_event(event)
             for tensor in batch.values():
                 tensor.record_stream(stream)  # its memory is not given away while this stream uses it

@@ -1,6 +1,8 @@
 import gc
+import threading
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,3 +69,54 @@ def test_memory_comes_back_when_the_last_tensor_goes():
     again = [buffers.zeros(1000, "<f4") for _ in range(2)]
     assert place in {tensor.data_ptr() for tensor in again}
     assert all((tensor == 0).all() for tensor in again)
+
+
+def test_memory_may_come_back_in_the_middle_of_anything():
+    """A batch in a cycle (an exception's traceback, say) is freed by the collector, wherever that strikes."""
+
+    def work():
+        buffers = Buffers()
+        for _ in range(3000):
+            cycle = {"batch": buffers.zeros(100, "<f4")}
+            cycle["self"] = cycle
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        worker.join(timeout=30)
+        assert not worker.is_alive()
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_threads_share_buffers_but_no_memory():
+    buffers, wrong = Buffers(), []
+
+    def work(number):
+        for i in range(500):
+            tensor = buffers.zeros(1000 * (1 + i % 3), "<f4")
+            wrong.extend([i] if tensor.any() else [])
+            tensor.fill_(number)
+            again = buffers.zeros(1000, "<f4").fill_(-number)
+            wrong.extend([i] if (tensor != number).any() or (again != -number).any() else [])
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int16", "float16", "bool"])
+def test_any_number_type_scatters(dtype):
+    dense = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 1]], dtype)
+    if np.dtype(dtype).kind != "b":
+        dense[0, 1] = 200 if np.dtype(dtype).kind == "u" else 100
+    if np.dtype(dtype).kind == "u":
+        dense[2, 2] = np.iinfo(dtype).max
+    for buffers in (None, Buffers()):
+        got = scatter(SparseRows.from_dense(dense), (3,), CPU, buffers)
+        np.testing.assert_array_equal(got.numpy(), dense, strict=True)
