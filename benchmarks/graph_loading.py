@@ -19,10 +19,10 @@ from benchmarks.loading import compare
 from benchmarks.machine_line import machine_line
 from hpctrain.data.columns import RaggedRows, offsets_of
 from hpctrain.data.graphs import edge_offsets, knn
+from hpctrain.data.graphs.pyg import graphs_of, to_pyg
 from hpctrain.data.loader import Loader
 from hpctrain.data.loading import window_for
 from hpctrain.data.order import Order
-from hpctrain.data.pyg import graphs_of, to_pyg
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter
 
 BATCH, NEIGHBOURS = 256, 8

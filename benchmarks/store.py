@@ -19,9 +19,9 @@ from benchmarks.machine_line import machine_line
 from hpctrain.config import ComponentConfig
 from hpctrain.data.columns import nbytes
 from hpctrain.data.loader import Loader
+from hpctrain.data.memory.store import MemoryStore
 from hpctrain.data.order import Order
 from hpctrain.data.shards import ShardDataset
-from hpctrain.data.store import MemoryStore
 from hpctrain.data.windows import Source
 from hpctrain.parallel.communicator import Communicator, connect
 from hpctrain.parallel.mpi import MpiCommunicator

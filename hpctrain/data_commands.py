@@ -189,8 +189,8 @@ def _draw(dataset: "ShardDataset", options: argparse.Namespace, console: "Consol
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from hpctrain.data.curation.verify import verify
     from hpctrain.data.schema import DatasetInfo
-    from hpctrain.data.verify import verify
     from hpctrain.report.dataset_tables import counted, problem_table, size
 
     console = _console()
@@ -214,7 +214,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from hpctrain.data.merge import merge
+    from hpctrain.data.curation.merge import merge
 
     with _bar("Joining") as progress:
         info = merge(
@@ -225,7 +225,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _split(options: argparse.Namespace) -> int:
-    from hpctrain.data.splitting import Plan, split
+    from hpctrain.data.curation.splitting import Plan, split
     from hpctrain.report.dataset_tables import missing_classes, split_table
 
     plan = Plan(tuple(options.fractions), options.by, options.stratify, options.seed)
@@ -292,7 +292,7 @@ def _explain_kinds(parser: argparse.ArgumentParser, kind: str | None) -> None:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    from hpctrain.data.staging import stage
+    from hpctrain.data.curation.staging import stage
     from hpctrain.parallel.communicator import SingleCommunicator
 
     for directory in datasets_in(options.directory):

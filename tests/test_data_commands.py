@@ -235,7 +235,7 @@ def test_an_interruption_leaves_nothing(tmp_path):
     write(tmp_path / "d", 3000)
     code = """
 import sys, time
-from hpctrain.data import splitting
+from hpctrain.data.curation import splitting
 add = splitting.ExternalShuffle.add
 def slow(self, columns, places):
     add(self, columns, places)

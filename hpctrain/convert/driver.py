@@ -16,12 +16,12 @@ from hpctrain.convert.one_file import FileResult, FileTask, columns_of
 from hpctrain.convert.parallel import converted_elsewhere
 from hpctrain.convert.rules import Sample, samples_of
 from hpctrain.data.columns import Columns
-from hpctrain.data.feature_scale import FeatureScale
-from hpctrain.data.image_scale import ImageScale
+from hpctrain.data.curation.feature_scale import FeatureScale
+from hpctrain.data.curation.image_scale import ImageScale
+from hpctrain.data.curation.whole_directory import whole_directory
 from hpctrain.data.schema import DatasetInfo, DenseField, Fields
 from hpctrain.data.shard_file import Compression
 from hpctrain.data.shards import ShardWriter
-from hpctrain.data.whole_directory import whole_directory
 from hpctrain.errors import UserError
 
 Progress = Callable[[int, int, int], None]

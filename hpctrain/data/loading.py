@@ -8,11 +8,11 @@ from pydantic import PositiveInt
 
 from hpctrain.config import ComponentConfig
 from hpctrain.data.balance import Balance
+from hpctrain.data.curation.staging import stage
 from hpctrain.data.loader import Loader
+from hpctrain.data.memory.store import MemoryStore
 from hpctrain.data.order import Order
 from hpctrain.data.shards import ShardDataset
-from hpctrain.data.staging import stage
-from hpctrain.data.store import MemoryStore
 from hpctrain.data.windows import Source
 from hpctrain.parallel.communicator import Communicator
 from hpctrain.registry import register

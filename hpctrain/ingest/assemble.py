@@ -2,7 +2,7 @@
 
 Nothing here grows with the number of events. Which split an event goes to, and its place there, are computed
 from its number with pseudo-random permutations that are never stored (``data.mixing.Permutation``); the events
-are then put in order of these places through files on disk (``data.external_shuffle``). So the shards follow from the parts and
+are then put in order of these places through files on disk (``data.curation.external_shuffle``). So the shards follow from the parts and
 the seed alone, not from the memory used.
 """
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.columns import Columns, count, part
-from hpctrain.data.external_shuffle import ExternalShuffle
+from hpctrain.data.curation.external_shuffle import ExternalShuffle
 from hpctrain.data.mixing import Permutation
 from hpctrain.data.schema import DenseField, Fields
 from hpctrain.data.shard_file import ShardFile

@@ -19,7 +19,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain import machine
 from hpctrain.config import AnyComponent, ComponentConfig, Section, component, section
-from hpctrain.data.feature_scale import FeatureScale
+from hpctrain.data.curation.feature_scale import FeatureScale
 from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
 from hpctrain.ingest.chunks import Chunk, Settings, plan, versions

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows, index_dtype
-from hpctrain.data.feature_scale import FeatureScale
-from hpctrain.data.image_scale import ImageScale
+from hpctrain.data.curation.feature_scale import FeatureScale
+from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.data.schema import DenseField, Fields, RaggedField, SparseField
 from hpctrain.ingest.assemble import Sample
 from hpctrain.ingest.chunks import Settings

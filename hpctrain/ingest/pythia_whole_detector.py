@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain.config import Section
-from hpctrain.data.image_scale import ImageScale
+from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.errors import UserError
 from hpctrain.ingest.assemble import Sample
 from hpctrain.ingest.chunks import Settings

@@ -1,4 +1,4 @@
-"""What generation asks of constants by which networks scale their inputs (``data.image_scale``, ``data.feature_scale``)."""
+"""What generation asks of constants by which networks scale their inputs (``data.curation``)."""
 
 from typing import Any, Protocol
 

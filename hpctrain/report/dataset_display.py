@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain.data.columns import RaggedRows, SparseRows
-from hpctrain.data.inspection import is_integer, sample_rows
-from hpctrain.data.provenance import entry_name
+from hpctrain.data.curation.inspection import is_integer, sample_rows
+from hpctrain.data.curation.provenance import entry_name
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.report.displays import row_width

@@ -7,11 +7,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hpctrain.data.inspection import FieldSummary, Share, compositions, sample_rows, summarise
-from hpctrain.data.provenance import entry_name
+from hpctrain.data.curation.inspection import FieldSummary, Share, compositions, sample_rows, summarise
+from hpctrain.data.curation.provenance import entry_name
+from hpctrain.data.curation.splitting import Contents
+from hpctrain.data.curation.verify import Problem
 from hpctrain.data.shards import ShardDataset
-from hpctrain.data.splitting import Contents
-from hpctrain.data.verify import Problem
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpctrain.data.columns import Columns, SparseRows
-from hpctrain.data.image_scale import ImageScale
+from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.data.schema import DenseField
 from hpctrain.data.shard_file import read_shard, write_shard
 from hpctrain.data.shards import ShardDataset

@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain import registry
-from hpctrain.data.assignment import SPLITS, ByEvent, ByGroup, Tally, scattered
 from hpctrain.data.columns import Columns, nbytes, part
-from hpctrain.data.external_shuffle import ExternalShuffle, memory_bytes, running
-from hpctrain.data.feature_scale import FeatureScale
-from hpctrain.data.image_scale import ImageScale
-from hpctrain.data.inspection import is_integer
-from hpctrain.data.provenance import NAMES, Numbering
+from hpctrain.data.curation.assignment import SPLITS, ByEvent, ByGroup, Tally, scattered
+from hpctrain.data.curation.external_shuffle import ExternalShuffle, memory_bytes, running
+from hpctrain.data.curation.feature_scale import FeatureScale
+from hpctrain.data.curation.image_scale import ImageScale
+from hpctrain.data.curation.inspection import is_integer
+from hpctrain.data.curation.provenance import NAMES, Numbering
+from hpctrain.data.curation.whole_directory import whole_directory
 from hpctrain.data.shard_file import Compression
 from hpctrain.data.shards import ShardDataset, ShardWriter
-from hpctrain.data.whole_directory import whole_directory
 from hpctrain.errors import UserError
 
 Ints = NDArray[np.int64]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.data.kits import LOW, Kit
+from hpctrain.data.graphs.kits import LOW, Kit
 
 Ints = NDArray[np.int64]
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrain.data import inspection
 from hpctrain.data.columns import RaggedRows, SparseRows
-from hpctrain.data.inspection import compositions, is_integer, sample_rows, summarise
+from hpctrain.data.curation import inspection
+from hpctrain.data.curation.inspection import compositions, is_integer, sample_rows, summarise
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
 
 FIELDS = {

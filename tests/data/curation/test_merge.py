@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.data.columns import RaggedRows, SparseRows, concatenate
-from hpctrain.data.merge import merge
-from hpctrain.data.provenance import Numbering
+from hpctrain.data.curation.merge import merge
+from hpctrain.data.curation.provenance import Numbering
+from hpctrain.data.curation.verify import verify
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
-from hpctrain.data.verify import verify
 from hpctrain.errors import UserError
 
 FIELDS = {
@@ -243,7 +243,7 @@ def test_killed_in_the_middle_leaves_nothing_and_no_obstacle(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from hpctrain.data.merge import merge
+from hpctrain.data.curation.merge import merge
 def slow(done, total):
     print(done, flush=True)
     time.sleep(60 if done == 3 else 0)
@@ -270,7 +270,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from hpctrain.data.whole_directory import whole_directory
+from hpctrain.data.curation.whole_directory import whole_directory
 with whole_directory(Path({str(tmp_path / "whole")!r})) as folder:
     (folder / "dataset.json").write_text("mine")
     print("here", flush=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hpctrain.data import feature_scale
 from hpctrain.data.columns import RaggedRows, part
-from hpctrain.data.feature_scale import FeatureScale
+from hpctrain.data.curation import feature_scale
+from hpctrain.data.curation.feature_scale import FeatureScale
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
 
 FIELDS = {

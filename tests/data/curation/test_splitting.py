@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.data import assignment, splitting
 from hpctrain.data.columns import RaggedRows, SparseRows, concatenate
-from hpctrain.data.merge import merge
+from hpctrain.data.curation import assignment, splitting
+from hpctrain.data.curation.merge import merge
+from hpctrain.data.curation.splitting import SPLITS, Plan, split
+from hpctrain.data.curation.verify import verify
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
-from hpctrain.data.splitting import SPLITS, Plan, split
-from hpctrain.data.verify import verify
 from hpctrain.errors import UserError
 from hpctrain.ingest.existing_shards import ExistingShards
 from hpctrain.run import RunDirectory
@@ -333,7 +333,7 @@ def test_killed_in_the_middle_leaves_nothing_and_no_obstacle(tmp_path):
     code = f"""
 import time
 from pathlib import Path
-from hpctrain.data.splitting import Plan, split
+from hpctrain.data.curation.splitting import Plan, split
 def slow(done, total):
     print(done, flush=True)
     time.sleep(60 if done > 1500 else 0)

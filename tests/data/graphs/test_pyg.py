@@ -15,8 +15,9 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GCNConv, global_add_pool
 
-from hpctrain.data import graphs, pyg
+from hpctrain.data import graphs
 from hpctrain.data.columns import RaggedRows, SparseRows, offsets_of
+from hpctrain.data.graphs import pyg
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter
@@ -193,7 +194,7 @@ def test_from_shards_through_the_loader_into_a_network(tmp_path):
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "graphs.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "graphs.md").read_text()
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("example.py").write_text(example)

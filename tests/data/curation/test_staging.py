@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hpctrain.data import shard_copy
+from hpctrain.data.curation import shard_copy
+from hpctrain.data.curation.staging import stage
 from hpctrain.data.shard_file import same_file
 from hpctrain.data.shards import ShardDataset
-from hpctrain.data.staging import stage
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import SingleCommunicator
 
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path, small_disk, write_toy):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from hpctrain.data import shard_copy, staging
+from hpctrain.data.curation import shard_copy, staging
 from hpctrain.parallel.communicator import SingleCommunicator
 
 shard_copy.COPY_BYTES = 4096
@@ -256,7 +256,7 @@ def test_killed_while_copying_and_gone_on_with(source, place):
 TWICE = """
 import sys
 from pathlib import Path
-from hpctrain.data import staging
+from hpctrain.data.curation import staging
 from hpctrain.parallel.communicator import SingleCommunicator
 
 seen = []
@@ -318,7 +318,7 @@ def test_giving_up_stops_the_copy(source, place, monkeypatch):
     """Ctrl-C, or another rank that died: the thread does not go on behind the error."""
     monkeypatch.setattr(shard_copy, "COPY_BYTES", 4096)
     with monkeypatch.context() as patch:
-        patch.setattr("hpctrain.data.staging.time.sleep", _interrupt)
+        patch.setattr("hpctrain.data.curation.staging.time.sleep", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             stage(source, [str(place / "near")], ALONE, lambda *_: _pause(0.01))
     assert not [t for t in threading.enumerate() if t.name.startswith("staging")]

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from hpctrain.data.curation.shard_copy import Progress, ShardCopy
 from hpctrain.data.schema import DatasetInfo
-from hpctrain.data.shard_copy import Progress, ShardCopy
 from hpctrain.data.shards import ShardDataset
 from hpctrain.data.together import together
 from hpctrain.errors import UserError

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpctrain.data.provenance import join, join_scale
+from hpctrain.data.curation.provenance import join, join_scale
+from hpctrain.data.curation.whole_directory import whole_directory
 from hpctrain.data.schema import DatasetInfo, Fields, ShardInfo
 from hpctrain.data.shard_file import ShardFile
 from hpctrain.data.shards import ShardDataset
-from hpctrain.data.whole_directory import whole_directory
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error, write_json
 

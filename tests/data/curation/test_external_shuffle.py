@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.data.columns import RaggedRows, SparseRows, concatenate, nbytes, part, take
-from hpctrain.data.external_shuffle import ExternalShuffle, memory_bytes
+from hpctrain.data.curation.external_shuffle import ExternalShuffle, memory_bytes
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
 from hpctrain.errors import InternalError
 

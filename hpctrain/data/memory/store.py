@@ -27,8 +27,8 @@ from hpctrain.data.columns import (
     offsets_of,
     take,
 )
-from hpctrain.data.memory_part import Part
-from hpctrain.data.peer_memory import PeerMemory
+from hpctrain.data.memory.part import Part
+from hpctrain.data.memory.peers import PeerMemory
 from hpctrain.data.schema import Fields
 from hpctrain.data.shards import ShardDataset
 from hpctrain.data.together import together

@@ -20,9 +20,10 @@ from torch_geometric.utils import (
     subgraph,
 )
 
-from hpctrain.data import cells, graphs, neighbours
 from hpctrain.data.columns import offsets_of
-from hpctrain.data.kits import NumpyKit, TorchKit
+from hpctrain.data.graphs import cells, neighbours
+from hpctrain.data.graphs import edges as graphs
+from hpctrain.data.graphs.kits import NumpyKit, TorchKit
 from hpctrain.errors import UserError
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

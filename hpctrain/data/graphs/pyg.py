@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hpctrain.data.batches import Batch
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows
-from hpctrain.data.graphs import edge_offsets, event_of_item
+from hpctrain.data.graphs.edges import edge_offsets, event_of_item
 from hpctrain.errors import UserError
 
 OF_ITEMS = ("x", "pos", "edge_index", "edge_attr", "edge_weight")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.data import schema, shard_file, verify
+from hpctrain.data import schema, shard_file
 from hpctrain.data.columns import RaggedRows, SparseRows
+from hpctrain.data.curation import verify
 from hpctrain.data.schema import DatasetInfo
 from hpctrain.data.shards import DenseField, RaggedField, ShardWriter, SparseField
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpctrain.data.columns import SparseRows, part
-from hpctrain.data.image_scale import ImageScale
+from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
 
 

@@ -15,10 +15,10 @@ from hpctrain import machine
 from hpctrain.data.balance import Balance
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.loader import Loader
-from hpctrain.data.memory_part import Part
+from hpctrain.data.memory.part import Part
+from hpctrain.data.memory.store import MemoryStore, group_of
 from hpctrain.data.order import Order
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
-from hpctrain.data.store import MemoryStore, group_of
 from hpctrain.errors import InternalError, UserError
 from hpctrain.launch.local import mpiexec
 from hpctrain.training.checkpoint import Checkpoints
@@ -283,7 +283,7 @@ def test_every_rank_is_in_one_group_that_is_large_enough(size, replica_ranks):
 
 def test_the_same_on_four_ranks():
     """The tests of staging as well: starting four ranks takes longer than they do."""
-    files = [__file__, str(Path(__file__).with_name("test_staging.py"))]
+    files = [__file__, str(Path(__file__).parents[1] / "curation" / "test_staging.py")]
     command = [sys.executable, "-m", "pytest", "-q", "-m", "mpi", "-p", "no:cacheprovider", *files]
     result = subprocess.run(
         [mpiexec(), "-n", "4", *command],
@@ -291,7 +291,7 @@ def test_the_same_on_four_ranks():
         text=True,
         timeout=200,
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count(" passed") == 4, result.stdout
@@ -300,7 +300,7 @@ def test_the_same_on_four_ranks():
 FILL = """
 import sys
 from pathlib import Path
-from hpctrain.data import store
+from hpctrain.data.memory import store
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import connect

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hpctrain.data.kits import LOW
-from hpctrain.data.neighbours import TURN, Cloud, least
+from hpctrain.data.graphs.kits import LOW
+from hpctrain.data.graphs.neighbours import TURN, Cloud, least
 
 MOST = 1024  # cells along an axis: with many more, rounding could move a point by more than the margin
 MARGIN = 1.001

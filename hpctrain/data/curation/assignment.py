@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.data.external_shuffle import running
+from hpctrain.data.curation.external_shuffle import running
 from hpctrain.data.mixing import Permutation
 from hpctrain.errors import UserError
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpctrain.data import cells, neighbours
-from hpctrain.data.kits import Kit, NumpyKit, TorchKit
-from hpctrain.data.neighbours import TURN, Cloud
+from hpctrain.data.graphs import cells, neighbours
+from hpctrain.data.graphs.kits import Kit, NumpyKit, TorchKit
+from hpctrain.data.graphs.neighbours import TURN, Cloud
 from hpctrain.data.schema import offsets_problem
 from hpctrain.errors import UserError
 

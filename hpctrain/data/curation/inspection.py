@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.columns import Array, Columns, RaggedRows, SparseRows
-from hpctrain.data.provenance import entry_name
+from hpctrain.data.curation.provenance import entry_name
 from hpctrain.data.schema import SparseField
 from hpctrain.data.shards import ShardDataset
 

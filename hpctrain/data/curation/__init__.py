@@ -1,0 +1,1 @@
+"""Whole datasets: looked at, checked, joined, divided, copied."""

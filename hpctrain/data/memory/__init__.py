@@ -1,0 +1,1 @@
+"""A dataset in the memory of all ranks."""
