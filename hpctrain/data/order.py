@@ -170,5 +170,7 @@ def cut(pieces: list[Piece], first: int, last: int) -> list[Piece]:
 
 def permutation(samples: int, seed: int, epoch: int, lane: int = 0, window: int = 0) -> Rows:
     """All rows once, shuffled: a pure function of its arguments on every machine (Philox counter generator)."""
-    bits = np.random.Philox(key=(seed, epoch), counter=(0, 0, lane, window))
+    # As uint64 from the start: of larger numbers in a tuple numpy would make floating-point ones.
+    key = np.array((seed, epoch), dtype=np.uint64)
+    bits = np.random.Philox(key=key, counter=(0, 0, lane, window))
     return np.random.Generator(bits).permutation(samples)

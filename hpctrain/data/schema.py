@@ -1,11 +1,20 @@
 """What a shard directory says of itself: fields, shards, provenance (``dataset.json``)."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows, count, index_dtype
 from hpctrain.errors import UserError
@@ -13,9 +22,17 @@ from hpctrain.files import read_json
 
 SCHEMA_VERSION = 2
 
+DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+)  # fmt: skip
+"""What a number may be: the types that numpy and torch have alike, little-endian."""
+
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # NaN in provenance must reach the JSON writer, which refuses it, and not become null on the way.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="constants"
+    )
 
 
 class _Field(_Model):
@@ -24,14 +41,19 @@ class _Field(_Model):
     features: tuple[str, ...] = ()
     """Names along the last axis of ``shape``, where it has any: pt, eta, phi …"""
 
+    @field_validator("dtype")
+    @classmethod
+    def _is_a_number(cls, dtype: str) -> str:
+        try:
+            found = np.dtype(dtype)
+        except (TypeError, ValueError, SyntaxError):  # numpy's, of a text that begins with '('
+            found = None
+        if found is None or found not in [np.dtype(name).newbyteorder("<") for name in DTYPES]:
+            raise ValueError(f"dtype '{dtype}' is none of {', '.join(DTYPES)}")
+        return found.name
+
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
-        try:
-            numbers = np.dtype(self.dtype).kind in "fiub"
-        except TypeError:
-            numbers = False
-        if not numbers:
-            raise ValueError(f"dtype '{self.dtype}' is not a number's")
         if self.features and (not self.shape or len(self.features) != self.shape[-1]):
             raise ValueError(f"{len(self.features)} features are named for the shape {list(self.shape)}")
         return self
@@ -48,6 +70,12 @@ class SparseField(_Field):
 
     kind: Literal["sparse"] = "sparse"
 
+    @model_validator(mode="after")
+    def _has_an_index_for_each_cell(self) -> Self:
+        if math.prod(self.shape) > 2**32:
+            raise ValueError(f"the shape {list(self.shape)} has more cells than a uint32 can number")
+        return self
+
 
 class RaggedField(_Field):
     """A list of items per event, each of ``shape``: particles, hits, tracks, vertices."""
@@ -57,6 +85,8 @@ class RaggedField(_Field):
 
 AnyField = Annotated[DenseField | SparseField | RaggedField, Field(discriminator="kind")]
 Fields = Mapping[str, DenseField | SparseField | RaggedField]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Also exact where JSON's numbers are floating-point ones."""
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
@@ -64,8 +94,8 @@ class ShardInfo(_Model):
     """One file of the directory."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
-    events: NonNegativeInt
-    bytes: NonNegativeInt
+    events: Count
+    bytes: Count
     sha256: str
     """Of the file."""
     digest: str
@@ -76,7 +106,7 @@ class DatasetInfo(_Model):
     """``dataset.json``."""
 
     schema_version: Literal[2] = 2
-    events: NonNegativeInt
+    events: Count
     fields: dict[FieldName, AnyField]
     shards: tuple[ShardInfo, ...]
     provenance: dict[str, Any] = {}
@@ -110,11 +140,15 @@ class DatasetInfo(_Model):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
             raise UserError(
-                f"{path}: {where}: {first['msg']}", hint="Generate or convert the dataset again"
+                f"{path}: {first_problem(error)}", hint="Generate or convert the dataset again"
             ) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """Where and what, in one line."""
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
 def check(columns: Columns, fields: Fields, where: str) -> int:

@@ -100,6 +100,13 @@ class ShardFile:
             raise UserError(
                 f"shard {path} is not what was written: its table of checksums differs", hint=_CURE
             )
+        blocks = -(-info.events // BLOCK_ROWS)
+        for name, table in self._tables.items():
+            if table.shape != (blocks,):
+                raise UserError(
+                    f"shard {path}: '{_TABLES}/{name}' has the shape {list(table.shape)} for {blocks} blocks",
+                    hint=_CURE,
+                )
 
     def _paths(self) -> list[str]:
         """Path in the file of every array that the schema asks for."""

@@ -7,7 +7,9 @@ either there with the checksums that ``dataset.json`` gives or not there at all.
 import contextlib
 import copy
 import fcntl
+import json
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
+from pydantic import ValidationError
 
 from hpctrain.data import schema
 from hpctrain.data.checksums import BLOCK_ROWS
@@ -29,7 +32,15 @@ from hpctrain.data.columns import (
     row_bytes,
     take,
 )
-from hpctrain.data.schema import DatasetInfo, DenseField, Fields, RaggedField, ShardInfo, SparseField
+from hpctrain.data.schema import (
+    DatasetInfo,
+    DenseField,
+    Fields,
+    RaggedField,
+    ShardInfo,
+    SparseField,
+    first_problem,
+)
 from hpctrain.data.shard_file import Compression, ShardFile, read_shard, write_shard
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error, write_json
@@ -82,12 +93,17 @@ class ShardWriter:
         self._bytes = 0
         self._shards: list[ShardInfo] = []
         self._lock: IO[str] | None = None
+        self._closed: DatasetInfo | None = None
+        self._torn = False
+        """Whether an append failed half-way."""
+        self._document()  # what cannot be written is refused before there are events
 
     def append(self, columns: Columns) -> None:
         """Add events; full shards are written at once."""
         if not schema.check(columns, self.fields, str(self.directory)):
             return
         self._claim()
+        self._torn = True
         start, events = 0, count(columns)
         size = row_bytes(columns)
         while start < events:
@@ -106,6 +122,7 @@ class ShardWriter:
             start = stop
             if full.any():
                 self._write()
+        self._torn = False
 
     def _claim(self) -> None:
         """Keep other writers away from the directory, for as long as this process lives."""
@@ -119,16 +136,20 @@ class ShardWriter:
             raise as_user_error(error, path) from error
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            alone = _is_at(stream, path)
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            alone = True  # a file system without locks: one writer a directory is then up to the user
+        if not alone:
             stream.close()
             raise UserError(
                 f"another process is writing a dataset into {self.directory}",
                 hint="Give each writer a directory of its own, then join them: `hpctrain data merge`",
-            ) from error
-        except OSError:
-            pass  # a file system without locks: one writer a directory is then up to the user
+            )
         self._lock = stream
         if (self.directory / "dataset.json").exists():  # another finished between our look and our lock
+            self._release()
             raise UserError(f"{self.directory} already holds a dataset", hint="Delete it or write elsewhere")
 
     def _release(self) -> None:
@@ -140,16 +161,35 @@ class ShardWriter:
 
     def _write(self) -> None:
         columns = concatenate(self._pending)
-        self._pending, self._events, self._bytes = [], 0, 0
         path = self.directory / f"shard-{len(self._shards):05d}.h5"
         self._shards.append(write_shard(path, self.fields, columns, compression=self.compression))
+        self._pending, self._events, self._bytes = [], 0, 0
 
     def close(self) -> DatasetInfo:
-        """Write what is left and ``dataset.json``."""
+        """Write what is left and ``dataset.json``; may be called again after an error, once its cause is gone."""
+        if self._closed is not None:
+            return self._closed
+        if self._torn:
+            raise UserError(
+                f"{self.directory}: not all events that were given could be written",
+                hint="Write the dataset again",
+            )
         self._claim()
         try:
             if self._events:
                 self._write()
+            self._closed, document = self._document()
+            write_json(self.directory / "dataset.json", document)
+        except BaseException:
+            self._closed = None
+            raise
+        finally:
+            self._release()
+        return self._closed
+
+    def _document(self) -> tuple[DatasetInfo, Any]:
+        """What ``dataset.json`` says, checked and as JSON."""
+        try:
             info = DatasetInfo(
                 events=sum(shard.events for shard in self._shards),
                 fields=dict(self.fields),
@@ -157,10 +197,16 @@ class ShardWriter:
                 provenance=self.provenance,
                 scale=self.scale,
             )
-            write_json(self.directory / "dataset.json", info.model_dump(mode="json"))
-        finally:
-            self._release()
-        return info
+            document = info.model_dump(mode="json")
+            json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
+        except ValidationError as error:
+            raise UserError(f"{self.directory}: {first_problem(error)}") from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(
+                f"{self.directory}: provenance or scale is not JSON: {error}",
+                hint="Give text, finite numbers, lists and mappings; of numpy's, .item() and .tolist()",
+            ) from error
+        return info, document
 
     def __enter__(self) -> Self:
         return self
@@ -174,10 +220,18 @@ class ShardWriter:
             self._release()
 
 
+def _is_at(stream: IO[str], path: Path) -> bool:
+    """Whether a file that is open is still the one of that name: its writer may have ended and taken it away."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 class ShardDataset:
     """Reads a shard directory: any rows of any fields, each held to its checksum.
 
-    Keeps the files used last open. Safe in a forked process, which opens its own.
+    Keeps the files used last open. Threads may read at the same time; a forked process opens its own.
     """
 
     OPEN_FILES = 64
@@ -188,8 +242,16 @@ class ShardDataset:
         self._starts = np.concatenate([[0], np.cumsum([shard.events for shard in info.shards])]).astype(
             np.int64
         )
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with no file open."""
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
+        self._opening = threading.Lock()
         self._process = os.getpid()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.directory, self.info)
 
     @classmethod
     def open(cls, directory: Path) -> "ShardDataset":
@@ -289,13 +351,13 @@ class ShardDataset:
 
     def _shard(self, number: int) -> ShardFile:
         if self._process != os.getpid():
-            self._open.clear()  # the parent's: HDF5 files do not survive a fork
-            self._process = os.getpid()
-        if number in self._open:
+            self._forget()  # the parent's: HDF5 files do not survive a fork, nor do locks
+        with self._opening:
+            if number not in self._open:
+                info = self.info.shards[number]
+                self._open[number] = ShardFile(self.directory / info.file, self.fields, info)
+                if len(self._open) > self.OPEN_FILES:
+                    # It closes with its last user: another thread may be reading from it.
+                    self._open.popitem(last=False)
             self._open.move_to_end(number)
-        else:
-            info = self.info.shards[number]
-            self._open[number] = ShardFile(self.directory / info.file, self.fields, info)
-            if len(self._open) > self.OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
-        return self._open[number]
+            return self._open[number]

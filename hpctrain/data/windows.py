@@ -40,12 +40,16 @@ class Source(Protocol):
 class Held:
     """A window in memory."""
 
+    order: Order
     epoch: int
     window: Window
     ranges: tuple[tuple[int, int], ...]
     columns: Columns
     mixed: Ints
     """Its samples' order."""
+
+    def part(self, piece: Piece) -> Columns:
+        return take(self.columns, self.mixed[piece.first : piece.last])
 
 
 class WindowCache:
@@ -58,21 +62,18 @@ class WindowCache:
 
     def take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
         """The samples of ``pieces`` in order."""
-        parts = []
-        for piece in pieces:
-            held = self._held.get(piece.window.lane)
-            if held is None or (held.epoch, held.window) != (epoch, piece.window):
-                held = self._hold(order, epoch, piece.window)
-            parts.append(take(held.columns, held.mixed[piece.first : piece.last]))
-        return concatenate(parts)
+        return concatenate([self._window(order, epoch, piece.window).part(piece) for piece in pieces])
 
-    def _hold(self, order: Order, epoch: int, window: Window) -> Held:
+    def _window(self, order: Order, epoch: int, window: Window) -> Held:
+        before = self._held.get(window.lane)
+        if before is not None and (before.order, before.epoch, before.window) == (order, epoch, window):
+            return before
         # A small dataset is one window, the same in every epoch: its rows tell windows apart, not its number.
         ranges = tuple(order.ranges(epoch, window))
-        before = self._held.pop(window.lane, None)
         columns = before.columns if before is not None and before.ranges == ranges else None
-        del before  # make room first
-        held = Held(epoch, window, ranges, columns or self._load(ranges), order.mixed(epoch, window))
+        del before
+        self._held.pop(window.lane, None)  # makes room first
+        held = Held(order, epoch, window, ranges, columns or self._load(ranges), order.mixed(epoch, window))
         self._held[window.lane] = held
         return held
 

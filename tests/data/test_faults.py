@@ -196,6 +196,20 @@ def test_a_field_that_the_file_has_not(tmp_path):
         read_everything(folder)
 
 
+def test_a_description_nested_without_end(dataset):
+    (dataset / "dataset.json").write_text('{"provenance": ' + "[" * 10**5 + "]" * 10**5 + "}")
+    with pytest.raises(UserError, match=r"dataset.json: not readable JSON"):
+        ShardDataset.open(dataset)
+
+
+def test_a_table_of_checksums_of_another_length(tmp_path, monkeypatch):
+    original = checksums.tables
+    monkeypatch.setattr(checksums, "tables", lambda *a: {k: v[:-1] for k, v in original(*a).items()})
+    folder = foreign(tmp_path, lambda c: None)
+    with pytest.raises(UserError, match=r"shard-00000.h5: '_checksums/image/offsets' has the shape \[1\]"):
+        read_everything(folder)
+
+
 def test_a_path_out_of_the_directory_is_refused(dataset):
     path = dataset / "dataset.json"
     document = json.loads(path.read_text())

@@ -99,6 +99,12 @@ def test_the_order_is_the_same_on_every_machine():
     assert Order(40, 8, 1, block=4, window=16, lanes=2).global_batch(0, 1).tolist() == GOLDEN
 
 
+def test_large_seeds_are_seeds_too():
+    """Numbers beyond int64, which numpy takes for floating-point ones where it may."""
+    seeds = [0, 2**63, 2**63 + 1, 2**64 - 1]
+    assert len({tuple(permutation(50, seed, 0)) for seed in seeds}) == len(seeds)
+
+
 GOLDEN = [13, 0, 2, 3, 24, 23, 21, 22]
 
 

@@ -1,8 +1,11 @@
 import json
 import multiprocessing
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +146,28 @@ def test_open_files_are_bounded_and_change_nothing(dataset, monkeypatch):
     assert len(small._open) == 1
 
 
+def test_threads_read_at_once_with_few_files_open(dataset, monkeypatch):
+    monkeypatch.setattr(ShardDataset, "OPEN_FILES", 1)
+    shared = ShardDataset.open(dataset)
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(60):
+            rows = rng.integers(0, 50, 5)
+            np.testing.assert_array_equal(shared.read(rows)["label"], rows)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    held = [file.path for file in psutil.Process().open_files() if str(dataset) in file.path]
+    assert len(held) == 1  # what was put away is closed
+
+
+def test_a_dataset_travels_to_another_process(dataset):
+    opened = ShardDataset.open(dataset)
+    opened.column("label")
+    assert pickle.loads(pickle.dumps(opened)).column("label").tolist() == list(range(50))
+
+
 @pytest.mark.parametrize("rows", [[], [-1], [50]])
 def test_rows_outside_are_refused(dataset, rows):
     with pytest.raises(IndexError, match="0 to 49"):
@@ -183,6 +208,7 @@ def test_unfinished_dataset_says_so(tmp_path):
         ({"schema_version": 99}, "schema version 99, this hpctrain reads 2"),
         ({"events": "many"}, "events: Input should be a valid integer"),
         ({"events": 49}, "events is 49, the shards hold 50"),
+        ({"events": 2**63}, "events: Input should be less than or equal to"),
         ({"surprise": 1}, "surprise: Extra inputs"),
     ],
 )
@@ -200,6 +226,78 @@ def test_an_exception_leaves_no_dataset(tmp_path):
     with pytest.raises(UserError), writer:
         writer.append(wrong)
     assert not (tmp_path / "d" / "dataset.json").exists()
+
+
+ONE = {"x": DenseField(dtype="int64")}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"provenance": {"seed": np.int64(3)}}, "provenance or scale is not JSON: .*numpy.int64"),
+        ({"scale": {"image_max": [1.0, float("nan")]}}, "provenance or scale is not JSON: "),
+        ({"provenance": {"name": "\udc80"}}, "provenance or scale is not JSON: .*surrogates"),
+        ({"fields": {"a b": ONE["x"]}}, "fields.a b.* String should match pattern"),
+        ({"fields": {"row": ONE["x"]}}, "a field cannot be called 'row'"),
+    ],
+)
+def test_what_dataset_json_cannot_hold_is_refused_before_there_are_events(tmp_path, given, words):
+    with pytest.raises(UserError, match=words):
+        ShardWriter(tmp_path / "d", **{"fields": ONE, **given})
+
+
+def test_provenance_that_went_wrong_later_loses_nothing(tmp_path):
+    writer = ShardWriter(tmp_path / "d", ONE)
+    writer.append({"x": np.arange(100)})
+    writer.provenance["seed"] = np.int64(3)
+    with pytest.raises(UserError, match=r"\.item\(\)"):
+        writer.close()
+    writer.provenance["seed"] = 3
+    assert writer.close().events == 100
+    assert writer.close().provenance == {"seed": 3}  # once more does nothing
+    assert ShardDataset.open(tmp_path / "d").column("x").tolist() == list(range(100))
+
+
+def test_a_writer_that_lost_events_makes_no_dataset(tmp_path, monkeypatch):
+    writer = ShardWriter(tmp_path / "d", ONE, events_per_shard=64)
+
+    def full(*_, **__):
+        raise UserError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpctrain.data.shards.write_shard", full)
+        with pytest.raises(UserError, match="disk full"):
+            writer.append({"x": np.arange(100)})
+    with pytest.raises(UserError, match="not all events that were given could be written"):
+        writer.close()
+    assert not (tmp_path / "d" / "dataset.json").exists()
+
+
+def test_nothing_is_added_to_a_dataset_that_is_closed(tmp_path):
+    late = ShardWriter(tmp_path / "d", ONE)
+    with ShardWriter(tmp_path / "d", ONE) as writer:
+        writer.append({"x": np.arange(10)})
+    for one in (writer, late):
+        with pytest.raises(UserError, match="already holds a dataset"):
+            one.append({"x": np.arange(10)})
+    assert {path.name for path in (tmp_path / "d").iterdir()} == {"dataset.json", "shard-00000.h5"}
+
+
+@pytest.mark.parametrize("dtype", [">f4", "longdouble", "complex64", "f4,f4", "(2,f4", "O", "S3", "", "x"])
+def test_other_types_are_no_numbers_of_ours(dtype):
+    with pytest.raises(ValueError, match="is none of bool, int8"):
+        DenseField(dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "<f4", "single", "float32"])
+def test_one_type_has_one_name(dtype):
+    assert DenseField(dtype=dtype) == DenseField(dtype="float32")
+
+
+def test_more_cells_than_an_index_can_number():
+    assert SparseField(shape=(2**16, 2**16)).shape == (65536, 65536)
+    with pytest.raises(ValueError, match="more cells than a uint32 can number"):
+        SparseField(shape=(2**16, 2**16 + 1))
 
 
 def test_a_dataset_is_never_overwritten(dataset):
