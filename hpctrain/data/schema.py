@@ -49,7 +49,7 @@ class _Field(_Model):
         except (TypeError, ValueError, SyntaxError):  # numpy's, of a text that begins with '('
             found = None
         if found is None or found not in [np.dtype(name).newbyteorder("<") for name in DTYPES]:
-            raise ValueError(f"dtype '{dtype}' is none of {', '.join(DTYPES)}")
+            raise ValueError(f"dtype '{dtype}' is not a number's; it may be {', '.join(DTYPES)}")
         return found.name
 
     @model_validator(mode="after")
