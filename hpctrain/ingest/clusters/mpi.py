@@ -34,8 +34,8 @@ from hpctrain.ingest.clusters.base import (
 from hpctrain.launch.local import mpiexec
 from hpctrain.registry import register
 
-PATIENCE_S = 15.0
-"""For ranks to end by themselves when the scheduler has gone."""
+PATIENCE_S = 4.0
+"""For ranks to end by themselves when the scheduler has gone; one that waits for a new worker would not."""
 _END = """
 kill -TERM -GROUP || exit
 for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 0.25; kill -0 -GROUP || exit; done
