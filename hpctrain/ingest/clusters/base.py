@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
+import psutil
 from pydantic import Field
 
 from hpctrain.errors import UserError
+from hpctrain.registry import nearest
 
 ALLOWED_DEATHS = 3
 """Workers that may die over one and the same task before the run gives up."""
@@ -86,6 +88,16 @@ def require(module: str, name: str, extra: str) -> None:
     if importlib.util.find_spec(module) is None:
         raise UserError(
             f"generating events needs {name}, which is not installed", hint=f"pip install 'hpctrain[{extra}]'"
+        )
+
+
+def require_interface(name: str | None) -> None:
+    """Raise ``UserError`` when this machine has no such network interface."""
+    known = psutil.net_if_addrs()
+    if name is not None and name not in known:
+        raise UserError(
+            f"generate.cluster.interface: there is no network interface '{name}' here",
+            hint=nearest(name, known, "there are"),
         )
 
 

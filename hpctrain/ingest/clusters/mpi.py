@@ -28,6 +28,7 @@ from hpctrain.ingest.clusters.base import (
     last_words,
     require,
     require_dask,
+    require_interface,
     scheduler_options,
     worker_environment,
 )
@@ -70,6 +71,7 @@ class MpiRanks:
         require_dask()
         require("dask_mpi", "dask-mpi", "cluster")
         require("mpi4py", "mpi4py", "cluster")
+        require_interface(self.config.interface)
         program = self._start(1)[0]
         if shutil.which(program) is None:
             raise UserError(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from hpctrain.config import ComponentConfig
 from hpctrain.errors import UserError
@@ -27,6 +27,7 @@ from hpctrain.ingest.clusters.base import (
     last_words,
     require,
     require_dask,
+    require_interface,
     scheduler_options,
     worker_environment,
 )
@@ -34,6 +35,16 @@ from hpctrain.registry import register
 
 JOB_NAME = "hpctrain-"
 """How the names of all jobs begin; the rest is one cluster's."""
+
+
+def _clock(value: Any) -> Any:
+    """YAML takes 02:00:00 without quotes for 7200."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value // 3600:02d}:{value // 60 % 60:02d}:{value % 60:02d}"
+    return value
+
+
+Walltime = Annotated[str, BeforeValidator(_clock), Field(pattern=r"^(\d+-)?\d{1,3}(:\d{2}){1,2}$")]
 
 
 @register("clusters")
@@ -46,8 +57,9 @@ class SlurmJobs:
         """Queue to submit to; None leaves it to Slurm, like the account."""
         account: str | None = None
         """Account that the time is charged to."""
-        walltime: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}(:\d{2}){1,2}$")] = "01:00:00"
-        """Time limit of a job, longer than the longest task. A job that reaches it is replaced; short ones start sooner."""
+        walltime: Walltime = "01:00:00"
+        """Time limit of a job as Slurm writes it (or in seconds), longer than the longest task. A job that reaches it is
+        replaced; short ones start sooner."""
         jobs: PositiveInt = 1
         """Jobs to submit; ``generate.workers``, where it is given, is the number of workers in all instead."""
         processes: PositiveInt = 1
@@ -78,6 +90,7 @@ class SlurmJobs:
         """Raise ``UserError`` when a package or Slurm is missing; imports nothing."""
         require_dask()
         require("dask_jobqueue", "dask-jobqueue", "cluster")
+        require_interface(self.config.interface)
         for command in ("sbatch", "squeue", "scancel"):
             if shutil.which(command) is None:
                 raise UserError(

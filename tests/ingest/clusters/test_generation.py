@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
+from hpctrain.config import Experiment
 from hpctrain.run import RunDirectory
+from hpctrain.steps import fingerprint
 from hpctrain.track import read_metrics
 
 Generate = Callable[..., tuple[RunDirectory, dict[str, Any]]]
@@ -56,6 +58,34 @@ def reference(generate: Generate, tmp_path_factory: pytest.TempPathFactory) -> d
     folder = tmp_path_factory.mktemp("local")
     generate(folder, workers=2, **SMALL)
     return _files(folder)
+
+
+def _kill_one_of(mark: str) -> None:
+    """SIGKILL to a Python process below this one whose command line has such a word."""
+    below = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("python")]
+    os.kill(next(p.pid for p in below if mark in " ".join(p.cmdline())), signal.SIGKILL)
+
+
+def test_a_cluster_changes_the_speed_and_not_the_result(tmp_path: Path) -> None:
+    marks = set()
+    for cluster in ("local", "slurm", {"kind": "mpi", "memory": "1GB"}):
+        experiment = Experiment.from_mapping({"name": "test", "generate": {"cluster": cluster}})
+        marks.add(fingerprint("generate", experiment, RunDirectory(tmp_path, experiment)))
+    assert len(marks) == 1
+
+
+def test_this_machine_with_a_worker_killed(
+    generate: Generate, reference: dict[str, bytes], tmp_path: Path
+) -> None:
+    def kill() -> None:
+        _until_parts(tmp_path, 1)
+        _kill_one_of("multiprocessing.spawn")
+
+    thread = _meanwhile(kill)
+    _, figures = generate(tmp_path, workers=2, **SMALL)
+    thread.join()
+    assert _files(tmp_path) == reference
+    assert figures["generated"] == 65
 
 
 def test_slurm_with_hpctrain_killed_and_then_a_job(
@@ -111,12 +141,7 @@ def test_slurm_with_hpctrain_killed_and_then_a_job(
 def test_mpi_with_a_rank_killed(generate: Generate, reference: dict[str, bytes], tmp_path: Path) -> None:
     def kill() -> None:
         _until_parts(tmp_path, 1)
-        ranks = [
-            child
-            for child in psutil.Process().children(recursive=True)
-            if "dask_mpi.cli" in child.cmdline() and child.name().startswith("python")
-        ]
-        os.kill(ranks[0].pid, signal.SIGKILL)
+        _kill_one_of("dask_mpi.cli")
 
     thread = _meanwhile(kill)
     run, figures = generate(tmp_path, workers=2, cluster={"kind": "mpi", "interface": "lo"}, **SMALL)

@@ -167,7 +167,21 @@ def test_a_folder_with_a_space_is_refused(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("walltime", ["1 hour", "90", "1:2:3:4", "-01:00:00"])
-def test_walltimes_are_slurms(walltime: str) -> None:
+def test_an_interface_that_is_not_there_is_named(slurm: Any) -> None:
+    with pytest.raises(UserError, match=r"no network interface 'l0' here.*(did you mean|there are).*lo"):
+        _jobs(interface="l0").check()
+    _jobs().check()
+
+
+@pytest.mark.parametrize(
+    ("given", "walltime"),
+    [("0:30:00", "0:30:00"), ("1-12:00:00", "1-12:00:00"), (7200, "02:00:00"), (360_061, "100:01:01")],
+)
+def test_walltimes_as_yaml_reads_them(given: Any, walltime: str) -> None:
+    assert SlurmJobs.Config(walltime=given).walltime == walltime
+
+
+@pytest.mark.parametrize("walltime", ["1 hour", "90", "1:2:3:4", "-01:00:00", True, 1.5])
+def test_walltimes_are_slurms(walltime: Any) -> None:
     with pytest.raises(ValueError, match="walltime"):
         _jobs(walltime=walltime)
