@@ -120,6 +120,9 @@ class DatasetInfo(_Model):
             raise ValueError(f"events is {self.events}, the shards hold {sum(s.events for s in self.shards)}")
         if "row" in self.fields:  # a batch has the numbers of its events under that name
             raise ValueError("a field cannot be called 'row'")
+        processes = self.provenance.get("processes", [])
+        if not isinstance(processes, list | tuple) or not all(isinstance(p, Mapping) for p in processes):
+            raise ValueError("provenance: 'processes' is not a list of mappings (name, …), one for each")
         return self
 
     @classmethod

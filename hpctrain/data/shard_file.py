@@ -117,6 +117,11 @@ class ShardFile:
         }
         return [f"{name}{end}" for name, field in self.fields.items() for end in inside[field.kind]]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, as they are in memory."""
+        return sum(int(array.nbytes) for array in self._arrays.values())
+
     def read(self, start: int, stop: int, names: Sequence[str]) -> Columns:
         """Rows ``start`` to ``stop`` of the fields named. Raises ``UserError`` when they are not what was written."""
         if not 0 <= start <= stop <= self.info.events:

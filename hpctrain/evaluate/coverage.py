@@ -58,8 +58,8 @@ def refuse_several_signals(processes: Sequence[Mapping[str, Any]]) -> None:
         masses = process.get("masses")
         if not process.get("signal") or not masses:
             continue
-        recipe = repr((sorted(masses), process.get("settings")))
-        label = str(process.get("label", process["name"]))
+        recipe = repr((sorted(map(str, masses)), process.get("settings")))
+        label = str(process.get("label", process.get("name", "one without a name")))
         if recipe in seen:
             raise UserError(
                 f"the data hold two mass points of one signal, {seen[recipe]} and {label}: "

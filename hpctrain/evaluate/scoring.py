@@ -42,7 +42,7 @@ class SplitEvents:
 def read_split(dataset: ShardDataset) -> SplitEvents:
     """The columns of a split; what an analysis of its own data may not have is left out.
 
-    Raises ``UserError`` when label or weight is missing, or labels are not 0 and 1.
+    Raises ``UserError`` when there is no event, label or weight is missing or no number, or a label is not 0 or 1.
     """
     for name in ("label", "weight"):
         if name not in dataset.fields:
@@ -50,10 +50,25 @@ def read_split(dataset: ShardDataset) -> SplitEvents:
                 f"{dataset.directory} has no field '{name}', which evaluate: classifier needs",
                 hint="docs/data.md shows how to write one",
             )
+        field = dataset.fields[name]
+        if field.kind != "dense" or field.shape:
+            raise UserError(
+                f"{dataset.directory}: field '{name}' is {field.kind} of the shape {list(field.shape)}, "
+                "which evaluate: classifier needs as one number an event"
+            )
+    if not dataset.events:
+        raise UserError(
+            f"{dataset.directory} holds no events", hint="Generate more events, or split otherwise"
+        )
     names = ["event_id", "label", "weight", "process", "selected", *FEATURE_COLUMNS]
     columns: dict[str, Any] = dataset.read_range(
         0, dataset.events, [name for name in names if name in dataset.fields]
     )
+    strange = ~np.isin(columns["label"], (0, 1))
+    if strange.any():
+        raise UserError(
+            f"{dataset.directory}: field 'label' must be 0 or 1, found {columns['label'][strange][0]}"
+        )
     process = columns.get("process", np.zeros(dataset.events, dtype=np.int64))
     fractions = split_fractions(dataset)
     weight = columns["weight"].astype(np.float64)

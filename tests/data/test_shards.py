@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.data.columns import part, take
+from hpctrain.data.columns import nbytes, part, take
 from hpctrain.data.schema import DatasetInfo
 from hpctrain.data.shards import (
     DenseField,
@@ -162,6 +162,16 @@ def test_threads_read_at_once_with_few_files_open(dataset, monkeypatch):
     assert len(held) == 1  # what was put away is closed
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_bytes_of_a_row_are_those_in_memory(tmp_path, compression):
+    """… by which a window is chosen that fits into it."""
+    content = columns(1000)
+    content["jets"][:] = 1.0  # compresses to nothing
+    with ShardWriter(tmp_path / "d", FIELDS, events_per_shard=64, compression=compression) as writer:
+        writer.append(content)
+    assert ShardDataset.open(tmp_path / "d").row_bytes == pytest.approx(nbytes(content) / 1000, rel=0.02)
+
+
 def test_a_dataset_travels_to_another_process(dataset):
     opened = ShardDataset.open(dataset)
     opened.column("label")
@@ -238,6 +248,7 @@ ONE = {"x": DenseField(dtype="int64")}
         ({"scale": {"image_max": [1.0, float("nan")]}}, "provenance or scale is not JSON: "),
         ({"provenance": {"name": "\udc80"}}, "provenance or scale is not JSON: .*surrogates"),
         ({"fields": {"a b": ONE["x"]}}, "fields.a b.* String should match pattern"),
+        ({"provenance": {"processes": ["ttbar", "qcd"]}}, "'processes' is not a list of mappings"),
         ({"fields": {"row": ONE["x"]}}, "a field cannot be called 'row'"),
     ],
 )

@@ -62,3 +62,9 @@ def test_two_mass_points_are_refused() -> None:
     with pytest.raises(UserError, match=r"1400, 850.*1200, 450") as caught:
         refuse_several_signals([one, _process("jz4"), other])
     assert "one run for each" in caught.value.hint
+
+
+def test_mass_points_without_names_are_refused_too() -> None:
+    nameless = {"signal": True, "masses": {"m": 1.0}}
+    with pytest.raises(UserError, match="two mass points"):
+        refuse_several_signals([nameless, nameless])
