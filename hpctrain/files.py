@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises ``UserError`` when the disk is full or the folder cannot be written; ``path`` is then as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:
