@@ -106,15 +106,16 @@ class Loader:
         def make(number: int) -> tuple[Batch, Any]:
             return self._handover.make(read(number), self.dataset.fields, self.device)
 
-        with ThreadPoolExecutor(1, thread_name_prefix="loader") as reader:
-            waiting: list[Future[tuple[Batch, Any]]] = []
-            try:
-                for number in numbers:
-                    waiting.append(reader.submit(make, number))
-                    if len(waiting) > self.prefetch:
-                        yield self._handover.receive(waiting.pop(0).result())
-                while waiting:
+        reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        waiting: list[Future[tuple[Batch, Any]]] = []
+        try:
+            for number in numbers:
+                waiting.append(reader.submit(make, number))
+                if len(waiting) > self.prefetch:
                     yield self._handover.receive(waiting.pop(0).result())
-            finally:
-                for future in waiting:
-                    future.cancel()
+            while waiting:
+                yield self._handover.receive(waiting.pop(0).result())
+        finally:
+            # The thread ends with what it is reading. Nobody waits for that: an iterator left behind may be closed by
+            # the garbage collector, anywhere, also in that thread or while another one holds what it reads with.
+            reader.shutdown(wait=False, cancel_futures=True)

@@ -53,14 +53,47 @@ def test_an_error_while_reading_ahead_arrives_whole_and_no_thread_stays(dataset)
     (dataset.directory / "shard-00002.h5").write_bytes(b"gone")
     with pytest.raises(UserError, match=r"shard-00002.h5"):
         list(Loader(dataset).sequential(16))
-    assert not [t for t in threading.enumerate() if t.name.startswith("loader")]
+    assert no_thread_stays()
+
+
+def no_thread_stays() -> bool:
+    """They end when they have read what they were reading."""
+    readers = [t for t in threading.enumerate() if t.name.startswith("loader")]
+    for reader in readers:
+        reader.join(timeout=30)
+    return not any(reader.is_alive() for reader in readers)
 
 
 def test_leaving_early_leaves_no_thread(dataset):
     batches = Loader(dataset).sequential(8)
     next(batches)
     batches.close()
-    assert not [t for t in threading.enumerate() if t.name.startswith("loader")]
+    assert no_thread_stays()
+
+
+def test_an_iterator_left_behind_may_be_collected_while_it_reads(dataset):
+    """… and even in the thread that reads, or one that holds a lock which that one waits for."""
+    begun, done = threading.Event(), threading.Event()
+
+    class Slow:
+        fields, events = dataset.fields, dataset.events
+
+        def read_range(self, start, stop, names=None):
+            if start:
+                begun.set()
+                done.wait(30)
+            return dataset.read_range(start, stop, names)
+
+    batches = Loader(Slow(), prefetch=1).sequential(16)
+    next(batches)
+    assert begun.wait(30)
+    closing = threading.Thread(target=batches.close, daemon=True)  # as the collector would
+    closing.start()
+    closing.join(timeout=10)
+    waited = closing.is_alive()
+    done.set()
+    assert not waited
+    assert no_thread_stays()
 
 
 @pytest.fixture(scope="module")
