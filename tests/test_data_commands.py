@@ -275,7 +275,7 @@ def test_a_reader_who_has_enough_is_no_error(tmp_path):
 def test_provenance_with_strange_names_does_not_break_tables(call, tmp_path):
     provenance = {
         "label": "[bold]x[/bold] [/",
-        "processes": [{"name": "[red]"}, "plain"],
+        "processes": [{"name": "[red]"}, {"name": "plain"}],
         "sources": ["[/x]"],
     }
     with ShardWriter(tmp_path / "d", {"process": DenseField(dtype="int64")}, provenance=provenance) as writer:

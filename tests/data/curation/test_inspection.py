@@ -39,7 +39,7 @@ def columns():
 @pytest.fixture(scope="module")
 def dataset(columns, tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspect") / "d"
-    provenance = {"processes": [{"name": "qcd"}, "top"]}
+    provenance = {"processes": [{"name": "qcd"}, {"name": "top"}]}
     with ShardWriter(folder, FIELDS, provenance=provenance, events_per_shard=128) as writer:
         writer.append(columns)
     return ShardDataset.open(folder)
