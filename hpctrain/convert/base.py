@@ -82,15 +82,17 @@ class Converter(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     """Modules that must be importable."""
 
+    config: ConverterConfig
+
     def __init__(self, config: ConverterConfig) -> None:
-        self.base = config
+        self.config = config
 
     def check(self) -> None:
         """Raise ``UserError`` when a package is missing; imports none of them."""
         for module in self.modules:
             if importlib.util.find_spec(module) is None:
                 raise UserError(
-                    f"converting {self.base.kind} needs {module}, which is not installed",
+                    f"converting {self.config.kind} needs {module}, which is not installed",
                     hint="pip install 'hpctrain[data]'",
                 )
 

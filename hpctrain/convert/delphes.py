@@ -96,9 +96,7 @@ class Delphes(Converter):
         batch: PositiveInt = 500
         """Events in memory at a time."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.config = config
+    config: Config
 
     def check(self) -> None:
         super().check()

@@ -239,7 +239,7 @@ def _check_results(
         read = sum(result.read for result in results)
         raise UserError(
             f"no event is left of {read} in {inputs[0]}{' …' if len(inputs) > 1 else ''}",
-            hint=f"Loosen the selection of {converter.base.kind}",
+            hint=f"Loosen the selection of {converter.config.kind}",
         )
 
 

@@ -68,9 +68,7 @@ class Hdf5(Converter):
         batch: PositiveInt = 4096
         """Most events in memory at a time; large ones are read in smaller pieces."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.config = config
+    config: Config
 
     def fields(self, path: Path) -> Fields:
         with Hdf5Input(path) as file:

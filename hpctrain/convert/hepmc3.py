@@ -77,9 +77,10 @@ class HepMc3(Converter):
         batch: PositiveInt = 100
         """Events in memory, and simulated, at a time."""
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config = config
         self._jets = config.simulate and config.fat_jets
 
     def check(self) -> None:

@@ -103,9 +103,10 @@ class NanoAod(Converter):
         batch: PositiveInt = 1000
         """Events in memory at a time."""
 
+    config: Config
+
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.config = config
         self._rows_field = {"event": "", "jet": "jets", "fat_jet": "fat_jets"}[config.per]
 
     def fields(self, path: Path) -> Fields:

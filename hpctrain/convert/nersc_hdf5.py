@@ -77,9 +77,7 @@ class NerscHdf5(Converter):
         batch: PositiveInt = 4096
         """Most events in memory at a time; large images are read in smaller pieces."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.config = config
+    config: Config
 
     def fields(self, path: Path) -> Fields:
         with Hdf5Input(path) as file:

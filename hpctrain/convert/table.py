@@ -64,9 +64,7 @@ class TableConverter(Converter):
         batch: PositiveInt = 65536
         """Most rows in memory at a time; wide ones are read in smaller pieces."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
-        self.config = config
+    config: Config
 
     def fields(self, path: Path) -> Fields:
         table = open_table(path)

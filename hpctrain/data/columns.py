@@ -11,8 +11,26 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+class _Rows:
+    """What rows of several values each have in common: where each begins."""
+
+    offsets: Array
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> Array:
+        """Values (stored cells, items) of each row, int64 (n,)."""
+        return np.diff(self.offsets)
+
+    def row_of_value(self) -> Array:
+        """Row number of each value, int64 (values,)."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
+
+
 @dataclass(frozen=True)
-class SparseRows:
+class SparseRows(_Rows):
     """One sparse array per event: row ``i`` owns ``indices[offsets[i]:offsets[i+1]]`` and the same of ``values``.
 
     ``offsets`` int64 (n+1,), ``indices`` uint16 or uint32 (nnz,): flat C-order position in the row's shape,
@@ -22,14 +40,6 @@ class SparseRows:
     offsets: Array
     indices: Array
     values: Array
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def counts(self) -> Array:
-        """Stored cells of each row, int64 (n,)."""
-        return np.diff(self.offsets)
 
     def take(self, rows: Array) -> "SparseRows":
         """The rows named, in the order named."""
@@ -49,10 +59,6 @@ class SparseRows:
         flat = np.zeros(len(self) * size, dtype=self.values.dtype)
         np.add.at(flat, self.row_of_value() * size + self.indices.astype(np.int64), self.values)
         return flat.reshape(len(self), *shape)
-
-    def row_of_value(self) -> Array:
-        """Row number of each value, int64 (nnz,)."""
-        return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
 
     @property
     def nbytes(self) -> int:
@@ -77,7 +83,7 @@ class SparseRows:
 
 
 @dataclass(frozen=True)
-class RaggedRows:
+class RaggedRows(_Rows):
     """A list of items per event (particles, hits, tracks): row ``i`` owns ``values[offsets[i]:offsets[i+1]]``.
 
     ``offsets`` int64 (n+1,), ``values`` (items, *shape).
@@ -85,14 +91,6 @@ class RaggedRows:
 
     offsets: Array
     values: Array
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def counts(self) -> Array:
-        """Items of each row, int64 (n,)."""
-        return np.diff(self.offsets)
 
     def take(self, rows: Array) -> "RaggedRows":
         """The rows named, in the order named."""
@@ -103,10 +101,6 @@ class RaggedRows:
         """Rows ``start`` to ``stop``; values are a view."""
         first, last = self.offsets[start], self.offsets[stop]
         return RaggedRows(self.offsets[start : stop + 1] - first, self.values[first:last])
-
-    def row_of_value(self) -> Array:
-        """Row number of each item, int64 (items,)."""
-        return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
 
     @property
     def nbytes(self) -> int:

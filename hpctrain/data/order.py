@@ -85,6 +85,20 @@ class Order:
         samples = self.batch_size(k)
         return cut(self.pieces(k), samples * rank // size, samples * (rank + 1) // size)
 
+    def times_read(self, size: int) -> float:
+        """How often each row is read by ``size`` ranks: 1 where every lane is one rank's alone.
+
+        >>> Order(10**6, 4096, 1).times_read(16), Order(10**6, 4096, 1).times_read(64)
+        (1.0, 4.0)
+        """
+        lengths = [0] * self._lanes
+        for piece in self.pieces(0):
+            lengths[piece.window.lane] += len(piece)
+        lane = np.repeat(np.arange(self._lanes), lengths)
+        edges = len(lane) * np.arange(size + 1) // size
+        some = edges[1:] > edges[:-1]
+        return float((lane[edges[1:][some] - 1] - lane[edges[:-1][some]] + 1).sum() / self._lanes)
+
     def pieces(self, k: int) -> list[Piece]:
         """Global batch ``k``, lane by lane: which samples of which windows, the same in every epoch."""
         if not 0 <= k < self.batches:

@@ -16,20 +16,12 @@ TRIM_RADIUS = 0.2
 TRIM_FRACTION = 0.05
 
 
-@dataclass(frozen=True)
-class Jets:
-    """Jets of ``n_events`` events, one row each; within an event by falling pT."""
+class Momenta:
+    """What follows from px, py, pz of anything."""
 
-    n_events: int
-    event: Ints
     px: Floats
     py: Floats
     pz: Floats
-    e: Floats
-    """GeV."""
-
-    def __len__(self) -> int:
-        return len(self.event)
 
     @property
     def pt(self) -> Floats:
@@ -42,6 +34,22 @@ class Jets:
     @property
     def phi(self) -> Floats:
         return np.arctan2(self.py, self.px)
+
+
+@dataclass(frozen=True)
+class Jets(Momenta):
+    """Jets of ``n_events`` events, one row each; within an event by falling pT."""
+
+    n_events: int
+    event: Ints
+    px: Floats
+    py: Floats
+    pz: Floats
+    e: Floats
+    """GeV."""
+
+    def __len__(self) -> int:
+        return len(self.event)
 
     @property
     def mass(self) -> Floats:

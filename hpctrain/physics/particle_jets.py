@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hpctrain.physics.jets import Jets, load_fastjet
+from hpctrain.physics.jets import Jets, Momenta, load_fastjet
 from hpctrain.physics.particles import Floats, Ints, Particles, sum_by
-from hpctrain.physics.propagation import pseudorapidity
 
 UNSEEN = (12, 14, 16, 1000022, 1000023, 1000025, 1000035)
 """Neutrinos and neutralinos: in no jet. Muons are, unlike in a calorimeter."""
@@ -21,7 +20,7 @@ _ANY_RADIUS = 100.0
 
 
 @dataclass(frozen=True)
-class Constituents:
+class Constituents(Momenta):
     """Momenta of the constituents of a number of jets, jet after jet."""
 
     offsets: Ints
@@ -43,18 +42,6 @@ class Constituents:
     def jet(self) -> Ints:
         """Number of the jet of each constituent."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.counts)
-
-    @property
-    def pt(self) -> Floats:
-        return np.hypot(self.px, self.py)
-
-    @property
-    def eta(self) -> Floats:
-        return pseudorapidity(self.pt, self.pz)
-
-    @property
-    def phi(self) -> Floats:
-        return np.arctan2(self.py, self.px)
 
     @property
     def rapidity(self) -> Floats:

@@ -116,6 +116,13 @@ class _Session:
             for split in ("train", "validation")
         )
         self.order = loading.order(train, config.global_batch_size, experiment.seed)
+        times = self.order.times_read(communicator.size)
+        if times >= 2 and train.events > self.order.window:
+            tracker.log(
+                "warning",
+                text=f"{communicator.size} ranks read the data {times:.1f} times over: give data.lanes="
+                f"{communicator.size}, or a multiple",
+            )
         self.position = Position()
         phases = self.task.phases()
         steps = config.epochs * self.order.batches

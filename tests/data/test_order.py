@@ -79,6 +79,18 @@ def test_ranks_that_divide_the_lanes_read_nothing_twice():
         assert sum(map(len, read)) == len(set.union(*read))
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 6, 7, 16, 64, 100, 400])
+@pytest.mark.parametrize("lanes", [1, 16, 24])
+def test_how_often_rows_are_read_is_said(size, lanes):
+    """Counted: the lanes that ranks touch in an epoch of whole batches, over all lanes."""
+    order = Order(9600, 480, 1, block=20, window=480, lanes=lanes)
+    lanes_of = [
+        {p.window.lane for k in range(order.batches) for p in order.share_pieces(k, rank, size)}
+        for rank in range(size)
+    ]
+    assert order.times_read(size) == sum(map(len, lanes_of)) / lanes
+
+
 def test_epochs_and_seeds_differ_and_repeat():
     for window in (2000, 200):
         first = Order(1000, 100, 1, block=10, window=window, lanes=4)
