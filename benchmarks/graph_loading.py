@@ -21,9 +21,8 @@ from hpctrain.data.columns import RaggedRows, offsets_of
 from hpctrain.data.graphs import edge_offsets, knn
 from hpctrain.data.graphs.pyg import graphs_of, to_pyg
 from hpctrain.data.loader import Loader
-from hpctrain.data.loading import window_for
-from hpctrain.data.order import Order
 from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter
+from hpctrain.data.sizes import order_for
 
 BATCH, NEIGHBOURS = 256, 8
 FIELDS = {
@@ -50,7 +49,7 @@ def events(count: int, seed: int) -> Any:
 
 
 def ours(dataset: ShardDataset, loader: Loader, epoch: int) -> Iterator[Any]:
-    order = Order(dataset.events, BATCH, 1, window=window_for(dataset.row_bytes))
+    order = order_for(dataset.events, dataset.row_bytes, BATCH, 1)
     for batch in loader.epoch(order, epoch):
         yield to_pyg(batch, "particles")
 

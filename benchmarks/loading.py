@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.machine_line import machine_line
 from hpctrain.data.columns import SparseRows, offsets_of
 from hpctrain.data.loader import Loader
-from hpctrain.data.order import Order
 from hpctrain.data.shards import DenseField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.sizes import order_for
 from hpctrain.machine import own_peak_bytes
 
 SHAPE, CELLS, BATCH = (3, 64, 64), 306, 512
@@ -116,7 +116,7 @@ def in_order(folder: Path) -> Iterator[torch.Tensor]:
 
 def shuffled(folder: Path, rank: int = 0, size: int = 1, epoch: int = 0) -> Iterator[torch.Tensor]:
     dataset = ShardDataset.open(folder)
-    order = Order(dataset.events, BATCH * size, 1)
+    order = order_for(dataset.events, dataset.row_bytes, BATCH * size, 1)
     for batch in Loader(dataset, rank=rank, size=size).epoch(order, epoch):
         yield batch["image"]
 

@@ -1,5 +1,7 @@
 """Columns of events → tensors on the device: sparse images cross the bus sparse and become dense over there."""
 
+import itertools
+import math
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -16,6 +18,8 @@ Batch = dict[str, Tensor]
 ``x`` gives ``x`` (items, …) and ``x.offsets`` int64 (rows + 1,)."""
 
 
+CACHE_BYTES = 2**18
+"""Filled at a time: less than the cache of a core."""
 KEPT_BUFFERS = 8
 """Arrays that wait to be used again: more than batches are under way."""
 
@@ -27,7 +31,11 @@ def to_batch(
     batch: Batch = {}
     for name, values in columns.items():
         if isinstance(values, SparseRows):
-            batch[name] = scatter(values, fields[name].shape, device, buffers)
+            shape = fields[name].shape
+            on_cpu = device.type == "cpu"
+            batch[name] = (
+                dense(values, shape, buffers or Buffers()) if on_cpu else scatter(values, shape, device)
+            )
         elif isinstance(values, RaggedRows):
             batch[name] = move(values.values, device)
             batch[f"{name}.offsets"] = move(values.offsets, device)
@@ -45,10 +53,10 @@ def move(array: Array, device: torch.device) -> Tensor:
 
 
 class Buffers:
-    """Zeroed arrays for dense batches, used again once nobody holds a tensor on them any more.
+    """Arrays for dense batches, used again once nobody holds a tensor on them any more.
 
-    Fresh memory of this size costs a page fault every 4 kB, more than filling it. The owner of a tensor made by
-    ``zeros`` may do with it what it likes, for as long as it likes: the array comes back when its storage goes.
+    Fresh memory of this size costs a page fault every 4 kB, more than filling it. The owner of a tensor made of
+    ``lend`` may do with it what it likes, for as long as it likes: the array comes back when its storage goes.
     """
 
     def __init__(self) -> None:
@@ -56,11 +64,10 @@ class Buffers:
         # held then. Each call of a deque is whole by itself.
         self._free: deque[Array] = deque(maxlen=KEPT_BUFFERS)
 
-    def zeros(self, count: int, dtype: str) -> Tensor:
-        """(count,) on the CPU."""
+    def lend(self, count: int, dtype: str) -> Tensor:
+        """(count,) on the CPU, with whatever was in it."""
         size = count * np.dtype(dtype).itemsize
         array = self._fitting(size)
-        array[:size] = 0
         lent = array[:size].view(dtype)
         # Torch's storage holds ``lent``, and nothing else does: when the last tensor on it goes, so does it.
         weakref.finalize(lent, self._free.append, array).atexit = False
@@ -70,20 +77,34 @@ class Buffers:
         """A free array of ``size`` bytes or not many more; a new one where there is none."""
         for _ in range(len(self._free)):
             try:
-                array = self._free.popleft()
+                array = self._free.pop()  # the one used last, which may still be in the cache
             except IndexError:  # another thread was faster
                 break
             if size <= array.nbytes <= 2 * size + 4096:
                 return array
-            self._free.append(array)
+            self._free.appendleft(array)
         return np.empty(size, dtype=np.uint8)
 
 
-def scatter(
-    rows: SparseRows, shape: Sequence[int], device: torch.device, buffers: Buffers | None = None
-) -> Tensor:
+def dense(rows: SparseRows, shape: Sequence[int], buffers: Buffers) -> Tensor:
+    """Sparse rows → dense tensor (n, *shape) on the CPU: a few rows at a time, which stay in the cache meanwhile."""
+    size = math.prod(shape)
+    tensor = buffers.lend(len(rows) * size, rows.values.dtype.str)
+    array = tensor.numpy()
+    step = max(1, CACHE_BYTES // max(1, size * array.itemsize))
+    places = np.repeat(np.arange(len(rows)) % step * size, rows.counts)
+    places += rows.indices
+    ends = np.append(rows.offsets[:-1:step], rows.offsets[-1]).tolist()
+    for number, (first, last) in enumerate(itertools.pairwise(ends)):
+        some = array[number * step * size : (number + 1) * step * size]
+        some.fill(0)
+        some[places[first:last]] = rows.values[first:last]
+    return tensor.view(len(rows), *shape)
+
+
+def scatter(rows: SparseRows, shape: Sequence[int], device: torch.device) -> Tensor:
     """Sparse rows → dense tensor (n, *shape) on ``device``, scattered there in one call."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     # As signed numbers of the same width: few operations know unsigned ones.
     width = rows.indices.dtype.itemsize * 8
     indices = move(rows.indices.view(f"int{width}"), device).to(torch.int64).bitwise_and_(2**width - 1)
@@ -94,15 +115,12 @@ def scatter(
     # Values too; the bits are what is carried.
     moved = dtype.str.replace("u", "i") if dtype.itemsize > 1 else dtype.str
     values = move(rows.values.view(moved), device)
-    if device.type == "cpu" and buffers is not None:
-        dense = buffers.zeros(len(rows) * size, moved)
-    else:
-        dense = torch.zeros(len(rows) * size, dtype=values.dtype, device=device)
+    found = torch.zeros(len(rows) * size, dtype=values.dtype, device=device)
     # Cells of one row are unique, so no two values meet in one place and the result has one order of summation.
-    dense.scatter_(0, position, values)
+    found.scatter_(0, position, values)
     if dtype.str != moved:
-        dense = dense.view(getattr(torch, dtype.name))
-    return dense.view(len(rows), *shape)
+        found = found.view(getattr(torch, dtype.name))
+    return found.view(len(rows), *shape)
 
 
 class Handover:

@@ -43,8 +43,8 @@ class SparseRows(_Rows):
 
     def take(self, rows: Array) -> "SparseRows":
         """The rows named, in the order named."""
-        offsets, indices, values = _gather(self.offsets, rows, self.indices, self.values)
-        return SparseRows(offsets, indices, values)
+        found: SparseRows = _gather([(self, np.asarray(rows))])
+        return found
 
     def part(self, start: int, stop: int) -> "SparseRows":
         """Rows ``start`` to ``stop``; indices and values are views."""
@@ -94,8 +94,8 @@ class RaggedRows(_Rows):
 
     def take(self, rows: Array) -> "RaggedRows":
         """The rows named, in the order named."""
-        offsets, values = _gather(self.offsets, rows, self.values)
-        return RaggedRows(offsets, values)
+        found: RaggedRows = _gather([(self, np.asarray(rows))])
+        return found
 
     def part(self, start: int, stop: int) -> "RaggedRows":
         """Rows ``start`` to ``stop``; values are a view."""
@@ -145,7 +145,12 @@ def offsets_of(counts: Array) -> Array:
 
 def take(columns: Columns, rows: Array) -> Columns:
     """The rows named of every field."""
-    return {k: v[rows] if isinstance(v, np.ndarray) else v.take(rows) for k, v in columns.items()}
+    return gather([(columns, rows)])
+
+
+def gather(parts: Sequence[tuple[Columns, Array]]) -> Columns:
+    """The rows named of each part, one part after the other, in one go."""
+    return {name: _gather([(columns[name], rows) for columns, rows in parts]) for name in parts[0][0]}
 
 
 def part(columns: Columns, start: int, stop: int) -> Columns:
@@ -198,13 +203,34 @@ LONG_ROW = 48
 """Items from which copying a row as one slice is faster than gathering its items one by one."""
 
 
-def _gather(offsets: Array, rows: Array, *values: Array) -> tuple[Array, ...]:
-    """Offsets of the rows named, and their part of each array of values."""
-    rows = np.asarray(rows)
-    starts, stops = offsets[rows], offsets[rows + 1]
-    new = offsets_of(stops - starts)
-    if len(rows) and new[-1] >= LONG_ROW * len(rows):
-        slices = [slice(a, b) for a, b in zip(starts.tolist(), stops.tolist(), strict=True)]
-        return new, *(np.concatenate([array[piece] for piece in slices]) for array in values)
-    source = np.arange(new[-1]) + np.repeat(starts - new[:-1], stops - starts)
-    return new, *(array[source] for array in values)
+def _gather(parts: Sequence[tuple[Any, Array]]) -> Any:
+    """Rows of one field."""
+    kind = type(parts[0][0])
+    if kind is np.ndarray:
+        return np.concatenate([values[rows] for values, rows in parts])
+    bounds = [(values.offsets[rows], values.offsets[rows + 1]) for values, rows in parts]
+    offsets = offsets_of(np.concatenate([stops - starts for starts, stops in bounds]))
+    picks: list[list[Any]]
+    """Of each part, what to take of its arrays of items: slices, or one array of places."""
+    if offsets[-1] >= LONG_ROW * (len(offsets) - 1) > 0:
+        picks = [list(map(slice, starts.tolist(), stops.tolist())) for starts, stops in bounds]
+    else:
+        picks = [[_places(starts, stops)] for starts, stops in bounds]
+
+    def items(name: str) -> Array:
+        arrays = [getattr(values, name) for values, _ in parts]
+        taken: Array = np.concatenate(
+            [a[pick] for a, found in zip(arrays, picks, strict=True) for pick in found]
+        )
+        return taken
+
+    if kind is SparseRows:
+        return SparseRows(offsets, items("indices"), items("values"))
+    return RaggedRows(offsets, items("values"))
+
+
+def _places(starts: Array, stops: Array) -> Array:
+    """Every item between each start and its stop, int64."""
+    offsets = offsets_of(stops - starts)
+    places: Array = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
+    return places

@@ -10,7 +10,7 @@ import torch
 from hpctrain.data.balance import Balance, Imbalance, cuts
 from hpctrain.data.batches import Batch, Handover
 from hpctrain.data.columns import Columns
-from hpctrain.data.order import Order, Piece, Rows, cut
+from hpctrain.data.order import Order, Piece, Rows
 from hpctrain.data.windows import Source, WindowCache, WorkCache
 
 __all__ = ["Batch", "Loader"]
@@ -86,7 +86,7 @@ class Loader:
         work = self.balance.work(items)
         places = cuts(work, self.size)
         self.imbalance.add(work, places)
-        return cut(pieces, int(places[self.rank]), int(places[self.rank + 1]))
+        return order.pieces(k, int(places[self.rank]), int(places[self.rank + 1]))
 
     def _none(self) -> Columns:
         """No events, with everything else right."""

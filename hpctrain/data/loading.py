@@ -13,12 +13,10 @@ from hpctrain.data.loader import Loader
 from hpctrain.data.memory.store import MemoryStore
 from hpctrain.data.order import Order
 from hpctrain.data.shards import ShardDataset
+from hpctrain.data.sizes import order_for
 from hpctrain.data.windows import Source
 from hpctrain.parallel.communicator import Communicator
 from hpctrain.registry import register
-
-WINDOW_BYTES = 2**28
-"""What a window takes, over all ranks together, when its size is not given."""
 
 
 @register("data")
@@ -30,11 +28,12 @@ class ShardLoading:
         kind: Literal["shards"] = "shards"
         window: PositiveInt | None = None
         """Events within which samples mix, over all ranks together; None takes as many as 256 MiB hold, 65,536 at
-        most. A dataset no larger than this is simply permuted."""
-        block: PositiveInt = 256
-        """Neighbouring events that are read in one piece."""
-        lanes: PositiveInt = 16
-        """Streams that a batch is drawn from: so many ranks read nothing twice. Many more ranks want more lanes."""
+        most, and more for batches of thousands. A dataset no larger than this is simply permuted."""
+        block: PositiveInt | None = None
+        """Neighbouring events that are read in one piece; None takes 256, or less of events larger than 4 kB."""
+        lanes: PositiveInt | None = None
+        """Streams that a batch is drawn from: so many ranks read nothing twice. None takes as many as divide the batch
+        and leave each lane four blocks of the window: 64 for a batch of 512."""
         prefetch: PositiveInt = 2
         """Batches made ready before they are asked for."""
         store: Literal["disk", "memory"] = "disk"
@@ -59,12 +58,13 @@ class ShardLoading:
 
     def order(self, dataset: ShardDataset, global_batch_size: int, seed: int) -> Order:
         """The order of a dataset's events; it follows from the dataset and the configuration alone."""
-        return Order(
+        return order_for(
             dataset.events,
+            dataset.row_bytes,
             global_batch_size,
             seed,
             block=self.config.block,
-            window=self.config.window or window_for(dataset.row_bytes),
+            window=self.config.window,
             lanes=self.config.lanes,
         )
 
@@ -85,13 +85,3 @@ class ShardLoading:
             prefetch=self.config.prefetch,
             balance=balance,
         )
-
-
-def window_for(row_bytes: float) -> int:
-    """Events of a window of ``WINDOW_BYTES``: a power of two from 1,024 to 65,536.
-
-    >>> window_for(2000), window_for(600_000)
-    (65536, 1024)
-    """
-    events = max(1, int(WINDOW_BYTES / max(row_bytes, 1)))
-    return int(min(2**16, max(2**10, 2 ** (events.bit_length() - 1))))

@@ -30,13 +30,10 @@ class BlockShuffle:
 
     def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Rows at places ``start`` to ``stop``, as runs of neighbours (first row, past the last row)."""
-        short = self.samples - (self.count - 1) * self.block
-        turn = int(self._cipher.place(np.array([self.count - 1]))[0])
-        """Of the last block in the sequence: later blocks begin ``missing`` places sooner."""
-        missing = self.block - short
+        missing = self.count * self.block - self.samples
 
         def begin(position: int) -> int:
-            return position * self.block - (missing if position > turn else 0)
+            return position * self.block - (missing if position > self._turn else 0)
 
         first = start // self.block
         while begin(first + 1) <= start:
@@ -48,6 +45,11 @@ class BlockShuffle:
             high = min(stop, begin(position + 1)) - begin(position)
             if low < high:
                 yield number * self.block + low, number * self.block + high
+
+    @cached_property
+    def _turn(self) -> int:
+        """Where the last block of the dataset, a shorter one, is in the sequence: later ones begin sooner by so much."""
+        return int(self._cipher.place(np.array([self.count - 1]))[0])
 
     @cached_property
     def _cipher(self) -> "Permutation":

@@ -12,7 +12,7 @@ integers, (epoch, samples seen), and a run may stop and go on at another number 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 from hpctrain.data.mixing import BlockShuffle
 
 Rows = NDArray[np.int64]
+
+GROUPS = 16
+"""Groups of neighbouring lanes whose windows begin at the same time, and are read together."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Order:
     window: int = 2**16
     """Rows within which samples mix, over all lanes together."""
     lanes: int = 16
-    """Streams that a batch is drawn from; that many ranks read nothing twice."""
+    """Streams that a batch is drawn from; that many ranks read nothing twice. ``sizes`` chooses all three."""
 
     def __post_init__(self) -> None:
         if min(self.samples, self.global_batch_size, self.block, self.window, self.lanes) < 1:
@@ -83,7 +86,7 @@ class Order:
     def share_pieces(self, k: int, rank: int, size: int) -> list[Piece]:
         """The same share as pieces of windows."""
         samples = self.batch_size(k)
-        return cut(self.pieces(k), samples * rank // size, samples * (rank + 1) // size)
+        return self.pieces(k, samples * rank // size, samples * (rank + 1) // size)
 
     def times_read(self, size: int) -> float:
         """How often each row is read by ``size`` ranks: 1 where every lane is one rank's alone.
@@ -99,22 +102,31 @@ class Order:
         some = edges[1:] > edges[:-1]
         return float((lane[edges[1:][some] - 1] - lane[edges[:-1][some]] + 1).sum() / self._lanes)
 
-    def pieces(self, k: int) -> list[Piece]:
-        """Global batch ``k``, lane by lane: which samples of which windows, the same in every epoch."""
+    def pieces(self, k: int, first: int = 0, last: int | None = None) -> list[Piece]:
+        """Samples ``first`` to ``last`` of global batch ``k``, lane by lane: which samples of which windows, the same
+        in every epoch."""
         if not 0 <= k < self.batches:
             raise IndexError(f"global batch {k} of {self.batches}")
-        start = k * self.global_batch_size
-        stop = min(start + self.global_batch_size, self.samples)
+        # Place p of an epoch is sample p // lanes of lane p % lanes.
+        begin = k * self.global_batch_size
+        end = begin + self.batch_size(k)
+        lanes = np.arange(self._lanes)
+        begins, ends = ((place - lanes + self._lanes - 1) // self._lanes for place in (begin, end))
+        places = np.concatenate([[0], np.cumsum(ends - begins)])
+        lows = np.clip(first - places[:-1], 0, ends - begins)
+        highs = ends - begins if last is None else np.clip(last - places[:-1], 0, ends - begins)
+        wanted = np.flatnonzero(lows < highs)
         pieces: list[Piece] = []
-        for lane in range(self._lanes):
-            # Place p of an epoch is sample p // lanes of lane p % lanes.
-            first, last = ((place - lane + self._lanes - 1) // self._lanes for place in (start, stop))
-            while first < last:
-                window = self._window_of(lane, first)
-                begin = window.start - self._lane_start(lane)
-                until = min(last, window.stop - self._lane_start(lane))
-                pieces.append(Piece(window, first - begin, until - begin))
-                first = until
+        ends = (begins + highs)[wanted]
+        for lane, low, end in zip(
+            wanted.tolist(), (begins + lows)[wanted].tolist(), ends.tolist(), strict=True
+        ):
+            origin, place = self._lane_start(lane), low
+            while place < end:
+                window = self._window_of(lane, place)
+                until = min(end, window.stop - origin)
+                pieces.append(Piece(window, place + origin - window.start, until + origin - window.start))
+                place = until
         return pieces
 
     def rows(self, epoch: int, pieces: list[Piece]) -> Rows:
@@ -146,40 +158,34 @@ class Order:
         return 1 if self._whole else min(self.lanes, self.window)
 
     def _blocks(self, epoch: int) -> BlockShuffle:
-        return BlockShuffle(self.samples, self.samples if self._whole else self.block, self.seed, epoch)
+        return _shuffle(self.samples, self.samples if self._whole else self.block, self.seed, epoch)
 
     def _lane_start(self, lane: int) -> int:
         """Lanes differ by one sample at most; the first ones are longer, as places are dealt in turn."""
         return lane * (self.samples // self._lanes) + min(lane, self.samples % self._lanes)
 
     def _window_of(self, lane: int, sample: int) -> Window:
-        """Windows of a lane are equal but for the first, whose length rises from lane to lane: one lane after
-        the other, not all at once, needs its next window, and reading is even."""
+        """Windows of a lane are equal but for the first, whose length rises from one group of lanes to the next: one
+        group after the other, not all at once, needs its next windows, and reading is even."""
         origin, end = self._lane_start(lane), self._lane_start(lane + 1)
         if self._whole:
             return Window(0, 0, 0, self.samples)
         length = self.window // self._lanes
-        first = -(-length * (lane + 1) // self._lanes)
+        groups = min(GROUPS, self._lanes)
+        first = -(-length * (1 + lane * groups // self._lanes) // groups)
         number = 0 if sample < first else 1 + (sample - first) // length
         start = 0 if number == 0 else first + (number - 1) * length
         stop = first if number == 0 else start + length
         return Window(lane, number, origin + start, min(origin + stop, end))
 
 
+_shuffle = lru_cache(maxsize=8)(BlockShuffle)
+"""What it computes once serves every window of an epoch."""
+
+
 def split(rows: Rows, rank: int, size: int) -> Rows:
     """Contiguous share of ``rank`` of ``size``; shares differ by one row at most and make up the whole."""
     return rows[len(rows) * rank // size : len(rows) * (rank + 1) // size]
-
-
-def cut(pieces: list[Piece], first: int, last: int) -> list[Piece]:
-    """Samples ``first`` to ``last`` of all those of ``pieces``."""
-    found, place = [], 0
-    for piece in pieces:
-        low, high = max(first - place, 0), min(last - place, len(piece))
-        if low < high:
-            found.append(Piece(piece.window, piece.first + low, piece.first + high))
-        place += len(piece)
-    return found
 
 
 def permutation(samples: int, seed: int, epoch: int, lane: int = 0, window: int = 0) -> Rows:

@@ -1,17 +1,22 @@
 """The windows of an order that a rank has in memory: each read once, in long pieces, and drawn from at random."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.data.columns import Array, Columns, concatenate, take
+from hpctrain.data.columns import Array, Columns, concatenate, gather, take
 from hpctrain.data.order import Order, Piece, Window
 from hpctrain.data.schema import Fields
 
 Ints = NDArray[np.int64]
+Ranges = tuple[tuple[int, int], ...]
+"""Runs of neighbouring rows, as (first, past the last)."""
+
+READ_EVENTS = 4096
+"""Read at a time: what is checked and copied in one go stays small beside the window."""
 
 
 class Source(Protocol):
@@ -37,19 +42,23 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
+class Block:
+    """Windows that were read together."""
+
+    ranges: Ranges
+    columns: Columns
+
+
+@dataclass(frozen=True)
 class Held:
-    """A window in memory."""
+    """One window in memory."""
 
     order: Order
     epoch: int
     window: Window
-    ranges: tuple[tuple[int, int], ...]
-    columns: Columns
+    block: Block
     mixed: Ints
-    """Its samples' order."""
-
-    def part(self, piece: Piece) -> Columns:
-        return take(self.columns, self.mixed[piece.first : piece.last])
+    """Where its samples are in the columns of ``block``, in the order in which they are drawn."""
 
 
 class WindowCache:
@@ -62,30 +71,89 @@ class WindowCache:
 
     def take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
         """The samples of ``pieces`` in order."""
-        return concatenate([self._window(order, epoch, piece.window).part(piece) for piece in pieces])
+        taken, places = [], []
+        for numbers in _rounds(pieces):
+            some = [pieces[number] for number in numbers]
+            self._hold(order, epoch, [piece.window for piece in some])
+            taken.append(gather(self._selections(some)))
+            places.append([np.arange(*ends) for ends in _ends(pieces, numbers)])
+        if len(taken) == 1:
+            return taken[0]
+        place = np.concatenate([place for found in places for place in found])
+        return take(concatenate(taken), np.argsort(place))
 
-    def _window(self, order: Order, epoch: int, window: Window) -> Held:
-        before = self._held.get(window.lane)
-        if before is not None and (before.order, before.epoch, before.window) == (order, epoch, window):
-            return before
+    def _selections(self, pieces: Sequence[Piece]) -> list[tuple[Columns, Ints]]:
+        """The rows of ``pieces``, those that follow one another in the same columns together."""
+        found: list[tuple[Columns, list[Ints]]] = []
+        for piece in pieces:
+            held = self._held[piece.window.lane]
+            rows = held.mixed[piece.first : piece.last]
+            if found and found[-1][0] is held.block.columns:
+                found[-1][1].append(rows)
+            else:
+                found.append((held.block.columns, [rows]))
+        return [(columns, np.concatenate(rows)) for columns, rows in found]
+
+    def _hold(self, order: Order, epoch: int, windows: Sequence[Window]) -> None:
+        """Have these windows, no two of one lane, in memory; those that are not yet are read together."""
+        missing = [window for window in windows if not self._has(order, epoch, window)]
+        if not missing:
+            return
+        lengths = [window.stop - window.start for window in missing]
+        ranges = tuple(run for window in missing for run in order.ranges(epoch, window))
+        before = self._held.get(missing[0].lane)
         # A small dataset is one window, the same in every epoch: its rows tell windows apart, not its number.
-        ranges = tuple(order.ranges(epoch, window))
-        columns = before.columns if before is not None and before.ranges == ranges else None
+        block = before.block if before is not None and before.block.ranges == ranges else None
         del before
-        self._held.pop(window.lane, None)  # makes room first
-        held = Held(order, epoch, window, ranges, columns or self._load(ranges), order.mixed(epoch, window))
-        self._held[window.lane] = held
-        return held
+        for window in missing:
+            self._held.pop(window.lane, None)  # makes room first
+        block = block or Block(ranges, self._load(ranges))
+        for window, begin in zip(missing, np.cumsum([0, *lengths[:-1]]), strict=True):
+            mixed = order.mixed(epoch, window) + begin
+            self._held[window.lane] = Held(order, epoch, window, block, mixed)
 
-    def _load(self, ranges: Sequence[tuple[int, int]]) -> Columns:
-        parts = [self.source.read_range(start, stop, self.names) for start, stop in ranges]
+    def _has(self, order: Order, epoch: int, window: Window) -> bool:
+        held = self._held.get(window.lane)
+        return held is not None and (held.window, held.epoch, held.order) == (window, epoch, order)
+
+    def _load(self, ranges: Ranges) -> Columns:
+        parts = [self.source.read_range(start, stop, self.names) for start, stop in _pieces(ranges)]
         rows = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
-        return {"row": np.concatenate(rows), **concatenate(parts)}
+        columns: Columns = {"row": np.concatenate(rows)}
+        for name in list(parts[0]):  # field by field, so that little is in memory twice
+            columns |= concatenate([{name: part.pop(name)} for part in parts])
+        return columns
 
 
 class WorkCache(WindowCache):
     """How many items the events of the windows in use have: of every lane, so that all ranks cut batches alike."""
 
-    def _load(self, ranges: Sequence[tuple[int, int]]) -> Columns:
+    def _load(self, ranges: Ranges) -> Columns:
         (name,) = self.names
         return {name: np.concatenate([self.source.counts(start, stop, name) for start, stop in ranges])}
+
+
+def _rounds(pieces: Sequence[Piece]) -> list[list[int]]:
+    """Numbers of the pieces, cut so that no lane is in a round twice: its windows are held one after the other."""
+    rounds: list[list[int]] = []
+    lane, nth = -1, 0
+    for number, piece in enumerate(pieces):
+        nth = nth + 1 if piece.window.lane == lane else 0
+        lane = piece.window.lane
+        if nth == len(rounds):
+            rounds.append([])
+        rounds[nth].append(number)
+    return rounds
+
+
+def _ends(pieces: Sequence[Piece], numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where in the batch the samples of the pieces numbered begin and end."""
+    ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+    return ((ends[number] - len(pieces[number]), ends[number]) for number in numbers)
+
+
+def _pieces(ranges: Ranges) -> Iterator[tuple[int, int]]:
+    """The same rows in runs of ``READ_EVENTS`` at most."""
+    for start, stop in ranges:
+        for low in range(start, stop, READ_EVENTS):
+            yield low, min(low + READ_EVENTS, stop)

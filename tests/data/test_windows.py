@@ -3,6 +3,8 @@
 import weakref
 
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hpctrain.data.order import Order
 from hpctrain.data.windows import WindowCache
@@ -21,8 +23,8 @@ class Numbers:
 def test_orders_take_turns():
     """Windows of two orders are at the same places; what is in them differs."""
     cache = WindowCache(Numbers(), ["x"])
-    for settings in ({"window": 1000}, {"window": 300, "block": 10, "lanes": 4}):
-        orders = [Order(1000, 64, seed, **settings) for seed in (1, 2)]
+    for sizes in ({"window": 1000}, {"window": 300, "block": 10, "lanes": 4}):
+        orders = [Order(1000, 64, seed, **sizes) for seed in (1, 2)]
         for k in range(orders[0].batches):
             for order in orders:
                 taken = cache.take(order, 0, order.pieces(k))
@@ -45,3 +47,48 @@ def test_a_window_goes_before_the_next_one_of_its_lane_comes():
         for k in range(order.batches):
             cache.take(order, epoch, order.pieces(k))
     assert len(read) == 20
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.builds(
+        Order,
+        samples=st.just(1000),
+        global_batch_size=st.integers(1, 120),
+        seed=st.integers(0, 99),
+        block=st.integers(1, 40),
+        window=st.integers(1, 500),
+        lanes=st.integers(1, 40),
+    ),
+    st.integers(1, 4),
+)
+def test_shares_are_those_of_the_order(order, size):
+    """Also where a batch goes through several windows of a lane."""
+    caches = [WindowCache(Numbers(), ["x"]) for _ in range(size)]
+    for k in range(order.batches):
+        for rank, cache in enumerate(caches):
+            pieces = order.share_pieces(k, rank, size)
+            if pieces:
+                np.testing.assert_array_equal(
+                    cache.take(order, 0, pieces)["x"], order.share(0, k, rank, size)
+                )
+
+
+def test_groups_of_lanes_are_read_together():
+    """Of 64 lanes 4 go on at a time: one read of theirs, and then 16 pieces a batch instead of 64."""
+    reads: list[int] = []
+
+    class Watched(WindowCache):
+        def _load(self, ranges):
+            reads.append(sum(stop - start for start, stop in ranges))
+            return super()._load(ranges)
+
+    class Many(Numbers):
+        events = 64 * 320
+
+    cache, order = Watched(Many(), ["x"]), Order(64 * 320, 64, 1, block=8, window=64 * 32, lanes=64)
+    for k in range(order.batches):
+        cache.take(order, 0, order.pieces(k))
+    assert sum(reads) == order.samples
+    assert reads[0] == 64 * 17  # the first windows of all, 2 to 32 long
+    assert set(reads[1:-16]) == {4 * 32}
