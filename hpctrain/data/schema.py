@@ -154,19 +154,19 @@ def first_problem(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
-def check(columns: Columns, fields: Fields, where: str) -> int:
+def check(columns: Columns, fields: Fields, where: str, *, hint: str = "") -> int:
     """Number of events, when ``columns`` is what ``fields`` says. Raises ``UserError`` naming ``where`` and field."""
     if set(columns) != set(fields):
         odd = sorted(set(columns) ^ set(fields))
-        raise UserError(f"{where}: fields differ from the schema: {', '.join(odd)}")
+        raise UserError(f"{where}: fields differ from the schema: {', '.join(odd)}", hint=hint)
     try:
         events = count(columns)
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}", hint=hint) from error
     for name, field in fields.items():
         problem = _problem(columns[name], field)
         if problem:
-            raise UserError(f"{where}: field '{name}': {problem}")
+            raise UserError(f"{where}: field '{name}': {problem}", hint=hint)
     return events
 
 
@@ -214,12 +214,15 @@ def _sparse_problem(values: SparseRows, field: _Field) -> str | None:
     return None
 
 
-def offsets_problem(offsets: Any, values: int) -> str | None:
-    """What is wrong with the offsets of rows that own ``values`` values, in words; None when nothing is."""
+def offsets_problem(offsets: Any, values: int, *, begin: bool = True, end: bool = True) -> str | None:
+    """What is wrong with the offsets of rows that own ``values`` values, in words; None when nothing is.
+
+    ``begin`` and ``end``: whether they are those of the first and of the last rows; between, the rest is unknown.
+    """
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         return f"has offsets of type {offsets.dtype}{list(offsets.shape)}, they must be int64"
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+    if (offsets[0] != 0 if begin else offsets[0] < 0) or (offsets[1:] < offsets[:-1]).any():
         return "has offsets that do not rise from 0"
-    if offsets[-1] != values:
+    if offsets[-1] != values if end else offsets[-1] > values:
         return f"has offsets to {offsets[-1]} for {values} values"
     return None

@@ -234,7 +234,7 @@ class ShardDataset:
     Keeps the files used last open. Threads may read at the same time; a forked process opens its own.
     """
 
-    OPEN_FILES = 64
+    OPEN_FILES = 1024
 
     def __init__(self, directory: Path, info: DatasetInfo) -> None:
         self.directory = directory

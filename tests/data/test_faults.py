@@ -175,7 +175,7 @@ def foreign(folder, change, fields=FIELDS):
         (lambda c: c["hits"].offsets.__setitem__(100, 10**9), "'hits': has offsets to 1000000000"),
         (lambda c: c["hits"].offsets.__setitem__(50, 0), "'hits': has offsets that do not rise"),
         (lambda c: c["image"].indices.__setitem__(-1, 200), "'image': has an index 200 outside its shape"),
-        (lambda c: c.update(energy=c["energy"].astype(np.float64)), "'energy': is float64"),
+        (lambda c: c.update(energy=c["energy"].astype(np.float64)), r"dataset 'energy' is float64\[100\], for 100 events the schema says float32\[100\]"),
         (lambda c: c.update(energy=c["energy"][:-1]), "dataset 'energy'"),
     ],
     ids=["NaN energy", "infinite hit", "offsets out of range", "offsets fall", "cell out of range", "other type", "short"],

@@ -160,7 +160,7 @@ def test_what_other_writers_get_wrong(tmp_path, monkeypatch):
         (lambda d: d["fields"].update(mass={"kind": "dense"}), "not a readable HDF5 shard"),
         (
             lambda d: d["fields"]["energy"].update(dtype="float64"),
-            "field 'energy': is float32[], the schema says",
+            "dataset 'energy' is float32[128], for 128 events the schema says float64[128]",
         ),
     ],
 )
