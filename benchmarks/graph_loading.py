@@ -23,7 +23,9 @@ from hpctrain.data.graphs.pyg import graphs_of, to_pyg
 from hpctrain.data.loader import Loader
 from hpctrain.data.loading import window_for
 from hpctrain.data.order import Order
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter
+from hpctrain.data.schema import DenseField, RaggedField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 
 BATCH, NEIGHBOURS = 256, 8
 FIELDS = {

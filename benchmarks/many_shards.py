@@ -15,7 +15,9 @@ import psutil
 
 from benchmarks.machine_line import machine_line
 from hpctrain.data.columns import Columns, RaggedRows, SparseRows, nbytes, offsets_of
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 
 SHAPE, CELLS, BLOCK = (3, 64, 64), 100, 256
 FIELDS = {

@@ -1,12 +1,13 @@
 """One shard: an HDF5 file written whole, and read in parts of which each is held to its checksum."""
 
+import errno
 import hashlib
 import math
 import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -30,6 +31,12 @@ _INSIDE = {
 }
 """Kind of a field → what follows its name in the paths of its arrays."""
 CURE = "Copy it again from where it came, or make the dataset again"
+_CURES = {
+    errno.EMFILE: "Let the process open more files (`ulimit -n 4096`)",
+    errno.ENFILE: "This machine has too many files open: end what else runs on it",
+    errno.EACCES: "Check its permissions (chmod a+r)",
+}
+"""What else keeps a file from being opened → the cure."""
 
 
 def write_shard(
@@ -68,6 +75,18 @@ def _storage(array: Array, compression: Compression) -> dict[str, Any]:
     return {"chunks": (min(len(array), rows), *array.shape[1:]), "shuffle": True, **_zstd()}
 
 
+def check_compression(name: str) -> None:
+    """Raise ``UserError`` unless shards can be written with a compression of this name, here."""
+    known = get_args(Compression)
+    if name not in known:
+        raise UserError(
+            f"shards cannot be written with compression={name!r}",
+            hint=f"It may be {' or '.join(known)}; readers take whatever HDF5 reads",
+        )
+    if name == "zstd":
+        _zstd()
+
+
 def _zstd() -> Any:
     try:
         import hdf5plugin
@@ -92,7 +111,8 @@ class ShardFile:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise UserError(f"cannot read shard {path}: {error.strerror}", hint=CURE) from error
+            hint = _CURES.get(error.errno or 0, CURE)
+            raise UserError(f"cannot read shard {path}: {error.strerror}", hint=hint) from error
         self.close = weakref.finalize(self, os.close, descriptor)
         """Ends with the last user of this object, or at once when called."""
         self._descriptor = descriptor
@@ -112,7 +132,9 @@ class ShardFile:
         except Exception as error:  # on a damaged file HDF5 raises anything
             raise self._unreadable(error) from error
         if checksums.digest(self._tables, info.events) != info.digest:
-            raise UserError(f"shard {path} is not what was written: its table of checksums differs", hint=CURE)
+            raise UserError(
+                f"shard {path} is not what was written: its table of checksums differs", hint=CURE
+            )
 
     def _look(self) -> h5py.h5f.FileID | None:
         """Find every array and its table; the HDF5 file, if it takes HDF5 to read some of them."""

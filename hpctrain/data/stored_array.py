@@ -48,7 +48,7 @@ class StoredArray:
             found: Array = np.asarray(self._dataset[start:stop])  # type: ignore[index]
             return found
         array = np.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
-        rest = memoryview(array.reshape(-1).view(np.uint8))
+        rest = array.reshape(-1).view(np.uint8).data
         place = self._place + start * (self.nbytes // max(1, self.shape[0]))
         while rest:
             count = os.preadv(descriptor, [rest], place)

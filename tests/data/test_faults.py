@@ -13,8 +13,9 @@ from hpctrain.data import checksums, schema, shard_file
 from hpctrain.data.columns import RaggedRows, SparseRows, concatenate
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
-from hpctrain.data.schema import DatasetInfo
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 FIELDS = {
@@ -235,7 +236,8 @@ def test_a_writer_that_was_killed_leaves_no_dataset_and_no_obstacle(tmp_path):
     code = f"""
 import os, numpy as np
 from pathlib import Path
-from hpctrain.data.shards import DenseField, ShardWriter
+from hpctrain.data.schema import DenseField
+from hpctrain.data.shard_writer import ShardWriter
 writer = ShardWriter(Path({str(tmp_path / "d")!r}), {{"x": DenseField()}}, events_per_shard=64)
 writer.append({{"x": np.zeros(100, np.float32)}})
 os.kill(os.getpid(), 9)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hpctrain.data import schema, shard_file
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.curation import verify
-from hpctrain.data.schema import DatasetInfo
-from hpctrain.data.shards import DenseField, RaggedField, ShardWriter, SparseField
+from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
 
 FIELDS = {
     "image": SparseField(shape=(2, 4, 4)),
