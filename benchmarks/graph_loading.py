@@ -21,7 +21,9 @@ from hpctrain.data.columns import RaggedRows, offsets_of
 from hpctrain.data.graphs import edge_offsets, knn
 from hpctrain.data.graphs.pyg import graphs_of, to_pyg
 from hpctrain.data.loader import Loader
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter
+from hpctrain.data.schema import DenseField, RaggedField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.data.sizes import order_for
 
 BATCH, NEIGHBOURS = 256, 8

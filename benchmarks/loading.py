@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.machine_line import machine_line
 from hpctrain.data.columns import SparseRows, offsets_of
 from hpctrain.data.loader import Loader
-from hpctrain.data.shards import DenseField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DenseField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.data.sizes import order_for
 from hpctrain.machine import own_peak_bytes
 

@@ -16,7 +16,8 @@ import psutil
 
 from benchmarks.machine_line import machine_line
 from hpctrain.data.columns import Columns, SparseRows
-from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.track import read_metrics
 
 

@@ -38,16 +38,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; None when it does not exist. Raises ``UserError`` when it is not whole JSON."""
+def read_json(path: Path, hint: str = "Delete it to have it written again") -> Any:
+    """Parse a JSON file; None when it does not exist. Raises ``UserError`` with ``hint`` when it is not whole JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not readable JSON: {error}", hint="Delete it to have it written again"
-        ) from error
+        raise UserError(f"{path}: not readable JSON: {error}", hint=hint) from error
 
 
 def as_user_error(error: OSError, path: Path, size: int | None = None) -> UserError:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from hpctrain.config import Experiment
-from hpctrain.data.shards import DenseField, ShardWriter, SparseField, SparseRows
+from hpctrain.data.columns import SparseRows
+from hpctrain.data.schema import DenseField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.parallel.communicator import Communicator, connect
 from hpctrain.parallel.environment import detect
 from hpctrain.parallel.mpi import MpiCommunicator

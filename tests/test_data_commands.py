@@ -12,7 +12,10 @@ import pytest
 from hpctrain import registry
 from hpctrain.cli import main
 from hpctrain.config import Experiment
-from hpctrain.data.shards import DenseField, RaggedField, RaggedRows, ShardDataset, ShardWriter
+from hpctrain.data.columns import RaggedRows
+from hpctrain.data.schema import DenseField, RaggedField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.data_commands import COMMANDS
 
 FIELDS = {

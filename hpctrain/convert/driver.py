@@ -21,7 +21,7 @@ from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.data.curation.whole_directory import whole_directory
 from hpctrain.data.schema import DatasetInfo, DenseField, Fields
 from hpctrain.data.shard_file import Compression
-from hpctrain.data.shards import ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.errors import UserError
 
 Progress = Callable[[int, int, int], None]

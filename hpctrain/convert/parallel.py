@@ -12,7 +12,8 @@ from pathlib import Path
 from hpctrain.convert.one_file import FileResult, FileTask, columns_of
 from hpctrain.data.columns import Columns
 from hpctrain.data.schema import Fields
-from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 ROWS = 1024

@@ -1,5 +1,6 @@
 """What a shard directory says of itself: fields, shards, provenance (``dataset.json``)."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from hpctrain.errors import UserError
 from hpctrain.files import read_json
 
 SCHEMA_VERSION = 2
+LARGEST = 2**29
+"""Bytes of a ``dataset.json`` that is read: some millions of shards."""
+_CHANGED = "It is not as it was written: copy it again from where it came, or make the dataset again"
 
 DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
@@ -129,23 +133,58 @@ class DatasetInfo(_Model):
     def read(cls, directory: Path) -> "DatasetInfo":
         """Parse ``directory/dataset.json``. Raises ``UserError`` naming the file and the cure."""
         path = directory / "dataset.json"
-        data = read_json(path)
-        if data is None:
-            raise UserError(
-                f"no dataset at {directory}: {path.name} is missing",
-                hint="`hpctrain generate` writes it last, so writing was not finished: give that command again",
-            )
-        if isinstance(data, dict) and data.get("schema_version") != SCHEMA_VERSION:
-            raise UserError(
-                f"{path}: schema version {data.get('schema_version')!r}, this hpctrain reads {SCHEMA_VERSION}",
-                hint="Generate or convert the dataset again",
-            )
         try:
+            size = path.stat().st_size
+        except FileNotFoundError as error:
+            raise _no_dataset(directory) from error
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}", hint="Check the path") from error
+        if size > LARGEST:
+            raise UserError(
+                f"{path} has {size / 1e6:.0f} MB, no description of a dataset is so large", hint=_CHANGED
+            )
+        data = read_json(path, _CHANGED)
+        if not isinstance(data, dict):
+            raise UserError(f"{path}: is no JSON mapping", hint=_CHANGED)
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise _other_version(path, version)
+        try:
+            json.dumps(data, allow_nan=False, ensure_ascii=False).encode()  # also what others will write
             return cls.model_validate(data)
         except ValidationError as error:
-            raise UserError(
-                f"{path}: {first_problem(error)}", hint="Generate or convert the dataset again"
-            ) from error
+            raise UserError(f"{path}: {first_problem(error)}", hint=_CHANGED) from error
+        except ValueError as error:
+            raise UserError(f"{path}: holds what is not JSON: {error}", hint=_CHANGED) from error
+
+
+def _no_dataset(directory: Path) -> UserError:
+    """Why there is no ``dataset.json``, as far as one can see."""
+    if not directory.is_dir():
+        return UserError(f"no dataset at {directory}: there is no such directory", hint="Check the path")
+    inside = sorted(path.parent.name for path in directory.glob("*/dataset.json"))
+    if inside:
+        return UserError(
+            f"no dataset at {directory}: dataset.json is missing, datasets in it are {', '.join(inside[:4])}",
+            hint=f"Name one of them: {directory / inside[0]}",
+        )
+    shards = len(list(directory.glob("*.h5")))
+    what = f"; without it the {shards} .h5 files there are not read" if shards else ""
+    return UserError(
+        f"no dataset at {directory}: dataset.json is missing{what}",
+        hint="It is written last: wait for its writer, or give that command (`hpctrain generate`, …) again, which "
+        "writes all anew. Is this a copy, copy dataset.json too",
+    )
+
+
+def _other_version(path: Path, version: Any) -> UserError:
+    if type(version) is not int:
+        found = "there is no schema_version" if version is None else f"schema_version is {version!r}"
+        return UserError(f"{path}: {found}, this hpctrain reads {SCHEMA_VERSION}", hint=_CHANGED)
+    return UserError(
+        f"{path}: schema version {version}, this hpctrain reads {SCHEMA_VERSION}",
+        hint="Generate or convert the dataset again" if version < SCHEMA_VERSION else "Use a newer hpctrain",
+    )
 
 
 def first_problem(error: ValidationError) -> str:
@@ -154,19 +193,19 @@ def first_problem(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
-def check(columns: Columns, fields: Fields, where: str) -> int:
+def check(columns: Columns, fields: Fields, where: str, *, hint: str = "") -> int:
     """Number of events, when ``columns`` is what ``fields`` says. Raises ``UserError`` naming ``where`` and field."""
     if set(columns) != set(fields):
         odd = sorted(set(columns) ^ set(fields))
-        raise UserError(f"{where}: fields differ from the schema: {', '.join(odd)}")
+        raise UserError(f"{where}: fields differ from the schema: {', '.join(odd)}", hint=hint)
     try:
         events = count(columns)
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}", hint=hint) from error
     for name, field in fields.items():
         problem = _problem(columns[name], field)
         if problem:
-            raise UserError(f"{where}: field '{name}': {problem}")
+            raise UserError(f"{where}: field '{name}': {problem}", hint=hint)
     return events
 
 
@@ -214,12 +253,15 @@ def _sparse_problem(values: SparseRows, field: _Field) -> str | None:
     return None
 
 
-def offsets_problem(offsets: Any, values: int) -> str | None:
-    """What is wrong with the offsets of rows that own ``values`` values, in words; None when nothing is."""
+def offsets_problem(offsets: Any, values: int, *, begin: bool = True, end: bool = True) -> str | None:
+    """What is wrong with the offsets of rows that own ``values`` values, in words; None when nothing is.
+
+    ``begin`` and ``end``: whether they are those of the first and of the last rows; between, the rest is unknown.
+    """
     if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
         return f"has offsets of type {offsets.dtype}{list(offsets.shape)}, they must be int64"
-    if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+    if (offsets[0] != 0 if begin else offsets[0] < 0) or (offsets[1:] < offsets[:-1]).any():
         return "has offsets that do not rise from 0"
-    if offsets[-1] != values:
+    if offsets[-1] != values if end else offsets[-1] > values:
         return f"has offsets to {offsets[-1]} for {values} values"
     return None

@@ -1,9 +1,13 @@
 """One shard: an HDF5 file written whole, and read in parts of which each is held to its checksum."""
 
+import errno
 import hashlib
+import math
+import os
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import h5py
 import numpy as np
@@ -11,15 +15,28 @@ from numpy.typing import NDArray
 
 from hpctrain.data import checksums, schema
 from hpctrain.data.checksums import BLOCK_ROWS
-from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, part
+from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, index_dtype, part
 from hpctrain.data.schema import SCHEMA_VERSION, Fields, ShardInfo
+from hpctrain.data.stored_array import StoredArray
 from hpctrain.errors import UserError
 from hpctrain.files import write_atomically
 
 Compression = Literal["none", "zstd"]
 _CHUNK_BYTES = 2**18
 _TABLES = "_checksums"
-_CURE = "Copy it again from where it came, or make the dataset again"
+_INSIDE = {
+    "dense": ("",),
+    "sparse": ("/offsets", "/indices", "/values"),
+    "ragged": ("/offsets", "/values"),
+}
+"""Kind of a field → what follows its name in the paths of its arrays."""
+CURE = "Copy it again from where it came, or make the dataset again"
+_CURES = {
+    errno.EMFILE: "Let the process open more files (`ulimit -n 4096`)",
+    errno.ENFILE: "This machine has too many files open: end what else runs on it",
+    errno.EACCES: "Check its permissions (chmod a+r)",
+}
+"""What else keeps a file from being opened → the cure."""
 
 
 def write_shard(
@@ -58,6 +75,18 @@ def _storage(array: Array, compression: Compression) -> dict[str, Any]:
     return {"chunks": (min(len(array), rows), *array.shape[1:]), "shuffle": True, **_zstd()}
 
 
+def check_compression(name: str) -> None:
+    """Raise ``UserError`` unless shards can be written with a compression of this name, here."""
+    known = get_args(Compression)
+    if name not in known:
+        raise UserError(
+            f"shards cannot be written with compression={name!r}",
+            hint=f"It may be {' or '.join(known)}; readers take whatever HDF5 reads",
+        )
+    if name == "zstd":
+        _zstd()
+
+
 def _zstd() -> Any:
     try:
         import hdf5plugin
@@ -71,102 +100,149 @@ def _zstd() -> Any:
 class ShardFile:
     """A shard that stays open, of which any rows can be read.
 
-    ``info`` is what the dataset says of the shard. Its table of checksums is held to ``info.digest`` once, each
-    block that is read to its checksum in the table.
+    ``info`` is what the dataset says of the shard. Its tables of checksums are held to ``info.digest`` once, each
+    block that is read to its checksum in a table. Threads may read at the same time.
     """
 
     def __init__(self, path: Path, fields: Fields, info: ShardInfo) -> None:
         self.path = path
         self.fields = fields
         self.info = info
-        self._offsets: dict[str, NDArray[np.int64]] = {}
         try:
-            size = path.stat().st_size
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise UserError(f"cannot read shard {path}: {error.strerror}", hint=_CURE) from error
+            hint = _CURES.get(error.errno or 0, CURE)
+            raise UserError(f"cannot read shard {path}: {error.strerror}", hint=hint) from error
+        self.close = weakref.finalize(self, os.close, descriptor)
+        """Ends with the last user of this object, or at once when called."""
+        self._descriptor = descriptor
+        size = os.fstat(descriptor).st_size
         if size != info.bytes:
             raise UserError(
-                f"shard {path} is not what was written ({size} bytes, {info.bytes} were written)", hint=_CURE
+                f"shard {path} is not what was written ({size} bytes, {info.bytes} were written)", hint=CURE
             )
+        self._arrays: dict[str, StoredArray] = {}
+        self._tables: dict[str, NDArray[np.uint64]] = {}
+        self._known: set[str] = set()
+        """Fields of which the arrays were found to be what the schema says."""
         try:
-            # Locks do not exist on every parallel file system, and a shard is never written again.
-            self._file = h5py.File(path, "r", locking=False)
-            self._arrays = {path: self._file[path] for path in self._paths()}
-            self._lengths = {path: len(array) for path, array in self._arrays.items()}
-            self._tables = {path: self._file[f"{_TABLES}/{path}"][:] for path in self._paths()}
+            self._file = self._look()
+        except UserError:
+            raise
         except Exception as error:  # on a damaged file HDF5 raises anything
             raise self._unreadable(error) from error
         if checksums.digest(self._tables, info.events) != info.digest:
             raise UserError(
-                f"shard {path} is not what was written: its table of checksums differs", hint=_CURE
+                f"shard {path} is not what was written: its table of checksums differs", hint=CURE
             )
-        blocks = -(-info.events // BLOCK_ROWS)
-        for name, table in self._tables.items():
-            if table.shape != (blocks,):
-                raise UserError(
-                    f"shard {path}: '{_TABLES}/{name}' has the shape {list(table.shape)} for {blocks} blocks",
-                    hint=_CURE,
-                )
 
-    def _paths(self) -> list[str]:
-        """Path in the file of every array that the schema asks for."""
-        inside = {
-            "dense": ("",),
-            "sparse": ("/offsets", "/indices", "/values"),
-            "ragged": ("/offsets", "/values"),
-        }
-        return [f"{name}{end}" for name, field in self.fields.items() for end in inside[field.kind]]
+    def _look(self) -> h5py.h5f.FileID | None:
+        """Find every array and its table; the HDF5 file, if it takes HDF5 to read some of them."""
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        # Locks do not exist on every parallel file system, and a shard is never written again.
+        access.set_file_locking(False, True)
+        file = h5py.h5f.open(os.fsencode(self.path), h5py.h5f.ACC_RDONLY, access)
+        keep = False
+        try:
+            blocks = -(-self.info.events // BLOCK_ROWS)
+            for name, field in self.fields.items():
+                for path in (f"{name}{end}" for end in _INSIDE[field.kind]):
+                    self._arrays[path] = StoredArray(file, path)
+                    table = StoredArray(file, f"{_TABLES}/{path}")
+                    if table.shape != (blocks,) or table.dtype != np.uint64:
+                        raise UserError(
+                            f"shard {self.path}: '{_TABLES}/{path}' has the shape {list(table.shape)} of "
+                            f"{table.dtype} for {blocks} blocks",
+                            hint=CURE,
+                        )
+                    self._tables[path] = table.read(self._descriptor, 0, blocks)
+            keep = any(array.needs_hdf5 for array in self._arrays.values())
+        finally:
+            if not keep:
+                file.close()
+        return file if keep else None
 
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, as they are in memory."""
-        return sum(int(array.nbytes) for array in self._arrays.values())
+        return sum(array.nbytes for array in self._arrays.values())
 
     def read(self, start: int, stop: int, names: Sequence[str]) -> Columns:
         """Rows ``start`` to ``stop`` of the fields named. Raises ``UserError`` when they are not what was written."""
-        if not 0 <= start <= stop <= self.info.events:
-            raise IndexError(f"rows {start} to {stop} of {self.info.events}")
-        first = start // BLOCK_ROWS * BLOCK_ROWS
-        last = min(-(-stop // BLOCK_ROWS) * BLOCK_ROWS, self.info.events)
+        first, last = self._blocks(start, stop)
         rows = {name: self._rows(name, first, last) for name in names}
-        schema.check(rows, {name: self.fields[name] for name in names}, f"shard {self.path}")
+        schema.check(rows, {name: self.fields[name] for name in names}, f"shard {self.path}", hint=CURE)
         return part(rows, start - first, stop - first)
 
     def counts(self, start: int, stop: int, name: str) -> NDArray[np.int64]:
         """Items of rows ``start`` to ``stop`` of a ragged or sparse field."""
-        return np.diff(self._all_offsets(name)[start : stop + 1])
+        first, last = self._blocks(start, stop)
+        return np.diff(self._offsets(name, first, last)[start - first : stop - first + 1])
+
+    def _blocks(self, start: int, stop: int) -> tuple[int, int]:
+        """First row, and past the last one, of the blocks that hold rows ``start`` to ``stop``."""
+        if not 0 <= start <= stop <= self.info.events:
+            raise IndexError(f"rows {start} to {stop} of {self.info.events}")
+        return start // BLOCK_ROWS * BLOCK_ROWS, min(-(-stop // BLOCK_ROWS) * BLOCK_ROWS, self.info.events)
 
     def _rows(self, name: str, first: int, last: int) -> Rows:
         field = self.fields[name]
+        places = np.append(np.arange(first, last, BLOCK_ROWS), last)
         if field.kind == "dense":
-            return self._read(name, np.append(np.arange(first, last, BLOCK_ROWS), last), first)
-        offsets = self._all_offsets(name)
-        bounds = offsets[np.append(np.arange(first, last, BLOCK_ROWS), last)]
+            self._require_layout(name)
+            return self._read(name, places, first)
+        offsets = self._offsets(name, first, last)
+        bounds = offsets[places - first]
         values = self._read(f"{name}/values", bounds, first)
-        own = offsets[first : last + 1] - offsets[first]
+        own = offsets - offsets[0]
         if field.kind == "ragged":
             return RaggedRows(own, values)
         return SparseRows(own, self._read(f"{name}/indices", bounds, first), values)
 
-    def _all_offsets(self, name: str) -> NDArray[np.int64]:
-        """Where each row of a sparse or ragged field begins: read once, whole."""
-        if name not in self._offsets:
-            path, events = f"{name}/offsets", self.info.events
-            bounds = np.append(np.arange(0, events, BLOCK_ROWS), events)
-            offsets = self._read(path, bounds, 0, overlap=True)
-            problem = schema.offsets_problem(offsets, self._lengths[f"{name}/values"])
-            if len(offsets) != events + 1:
-                problem = f"has {len(offsets)} offsets for {events} events"
-            if problem:
-                raise UserError(f"shard {self.path}: field '{name}': {problem}", hint=_CURE)
-            self._offsets[name] = offsets
-        return self._offsets[name]
+    def _offsets(self, name: str, first: int, last: int) -> NDArray[np.int64]:
+        """Where rows ``first`` to ``last``, whole blocks, of a sparse or ragged field begin, and the last one ends."""
+        self._require_layout(name)
+        events, length = self.info.events, self._arrays[f"{name}/values"].shape[0]
+        places = np.append(np.arange(first, last, BLOCK_ROWS), last)
+        offsets = self._read(f"{name}/offsets", places, first, overlap=True)
+        problem = schema.offsets_problem(offsets, length, begin=first == 0, end=last == events)
+        if problem:
+            raise UserError(f"shard {self.path}: field '{name}': {problem}", hint=CURE)
+        return offsets
+
+    def _require_layout(self, name: str) -> None:
+        """Raise ``UserError`` unless the arrays of a field have the types and shapes that the schema asks for."""
+        if name in self._known:
+            return
+        field, events = self.fields[name], self.info.events
+        own = np.dtype(field.dtype)
+        items = None if field.kind == "dense" else self._arrays[f"{name}/values"].shape[0]
+        index = np.dtype(index_dtype(math.prod(field.shape)))
+        asked: dict[str, tuple[np.dtype[Any], tuple[int | None, ...]]] = {
+            "dense": (own, (events, *field.shape)),
+            "sparse/values": (own, (items,)),
+            "ragged/values": (own, (items, *field.shape)),
+            "sparse/offsets": (np.dtype(np.int64), (events + 1,)),
+            "ragged/offsets": (np.dtype(np.int64), (events + 1,)),
+            "sparse/indices": (index, (items,)),
+        }
+        for end in _INSIDE[field.kind]:
+            dtype, shape = asked[f"{field.kind}{end}"]
+            array = self._arrays[f"{name}{end}"]
+            if (array.dtype, array.shape) != (dtype, shape):
+                raise UserError(
+                    f"shard {self.path}: dataset '{name}{end}' is {array.dtype}{list(array.shape)}, "
+                    f"for {events} events the schema says {dtype}{list(shape)}",
+                    hint=CURE,
+                )
+        self._known.add(name)
 
     def _read(self, path: str, bounds: Array, first: int, *, overlap: bool = False) -> Array:
         """Items ``bounds[0]`` to ``bounds[-1]`` of an array, checked block by block; ``first`` is the first's row."""
         start, stop = int(bounds[0]), int(bounds[-1]) + int(overlap)
         try:
-            array: Array = self._arrays[path][start:stop]
+            array = self._arrays[path].read(self._descriptor, start, stop)
         except Exception as error:
             raise self._unreadable(error, path) from error
         found = checksums.checksums(array, bounds - start, overlap=overlap)
@@ -176,16 +252,13 @@ class ShardFile:
             row = first + (int(wrong[0]) if len(wrong) else 0) * BLOCK_ROWS
             raise UserError(
                 f"shard {self.path} is not what was written: dataset '{path}' differs near event {row}",
-                hint=_CURE,
+                hint=CURE,
             )
         return array
 
     def _unreadable(self, error: Exception, path: str = "") -> UserError:
         where = f": dataset '{path}'" if path else ""
-        return UserError(f"shard {self.path} is not a readable HDF5 shard{where}: {error}", hint=_CURE)
-
-    def close(self) -> None:
-        self._file.close()
+        return UserError(f"shard {self.path} is not a readable HDF5 shard{where}: {error}", hint=CURE)
 
 
 def read_shard(path: Path, fields: Fields, info: ShardInfo, names: Sequence[str] | None = None) -> Columns:

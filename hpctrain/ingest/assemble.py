@@ -23,7 +23,7 @@ from hpctrain.data.curation.external_shuffle import ExternalShuffle
 from hpctrain.data.mixing import Permutation
 from hpctrain.data.schema import DenseField, Fields
 from hpctrain.data.shard_file import ShardFile
-from hpctrain.data.shards import ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.ingest.chunks import stable_hash
 from hpctrain.ingest.division import SPLITS, Division

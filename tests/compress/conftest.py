@@ -8,7 +8,7 @@ import pytest
 from hpctrain.config import Experiment
 from hpctrain.data.columns import SparseRows
 from hpctrain.data.schema import DenseField, SparseField
-from hpctrain.data.shards import ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.parallel.communicator import SingleCommunicator
 from hpctrain.run import RunDirectory
 

@@ -13,8 +13,9 @@ from hpctrain.data import checksums, schema, shard_file
 from hpctrain.data.columns import RaggedRows, SparseRows, concatenate
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
-from hpctrain.data.schema import DatasetInfo
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 FIELDS = {
@@ -175,7 +176,7 @@ def foreign(folder, change, fields=FIELDS):
         (lambda c: c["hits"].offsets.__setitem__(100, 10**9), "'hits': has offsets to 1000000000"),
         (lambda c: c["hits"].offsets.__setitem__(50, 0), "'hits': has offsets that do not rise"),
         (lambda c: c["image"].indices.__setitem__(-1, 200), "'image': has an index 200 outside its shape"),
-        (lambda c: c.update(energy=c["energy"].astype(np.float64)), "'energy': is float64"),
+        (lambda c: c.update(energy=c["energy"].astype(np.float64)), r"dataset 'energy' is float64\[100\], for 100 events the schema says float32\[100\]"),
         (lambda c: c.update(energy=c["energy"][:-1]), "dataset 'energy'"),
     ],
     ids=["NaN energy", "infinite hit", "offsets out of range", "offsets fall", "cell out of range", "other type", "short"],
@@ -235,7 +236,8 @@ def test_a_writer_that_was_killed_leaves_no_dataset_and_no_obstacle(tmp_path):
     code = f"""
 import os, numpy as np
 from pathlib import Path
-from hpctrain.data.shards import DenseField, ShardWriter
+from hpctrain.data.schema import DenseField
+from hpctrain.data.shard_writer import ShardWriter
 writer = ShardWriter(Path({str(tmp_path / "d")!r}), {{"x": DenseField()}}, events_per_shard=64)
 writer.append({{"x": np.zeros(100, np.float32)}})
 os.kill(os.getpid(), 9)

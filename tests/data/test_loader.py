@@ -5,9 +5,12 @@ import pytest
 import torch
 
 from hpctrain.data.balance import Balance
+from hpctrain.data.columns import RaggedRows
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
-from hpctrain.data.shards import DenseField, RaggedField, RaggedRows, ShardDataset, ShardWriter
+from hpctrain.data.schema import DenseField, RaggedField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 

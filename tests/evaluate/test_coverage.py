@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hpctrain.data.schema import DenseField
-from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.evaluate.coverage import absence_warning, absent_processes, refuse_several_signals
 from hpctrain.physics.processes import find_process

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hpctrain.data.shards import DenseField, ShardDataset, ShardWriter
+from hpctrain.data.schema import DenseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.evaluate.scoring import read_split
 

@@ -19,7 +19,7 @@ from hpctrain.compress.types import layer_types
 from hpctrain.config import Experiment
 from hpctrain.data.columns import SparseRows
 from hpctrain.data.schema import DenseField, SparseField
-from hpctrain.data.shards import ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.firmware import hls4ml_project, project, verify
 from hpctrain.firmware.hls4ml_project import Hls4mlProject

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
-from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.report import dataset_display
 from hpctrain.report.dataset_display import draw_dataset, typical_rows

@@ -9,7 +9,8 @@ import pytest
 
 from hpctrain.data.columns import SparseRows
 from hpctrain.data.schema import DenseField, SparseField
-from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.report.displays import (
     MOST_CHANNELS,
     Event,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hpctrain.data.schema import DenseField
-from hpctrain.data.shards import ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.files import write_json
 from hpctrain.run import RunDirectory

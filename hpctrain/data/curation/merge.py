@@ -11,7 +11,7 @@ from typing import Any
 from hpctrain.data.curation.provenance import join, join_scale
 from hpctrain.data.curation.whole_directory import whole_directory
 from hpctrain.data.schema import DatasetInfo, Fields, ShardInfo
-from hpctrain.data.shard_file import ShardFile
+from hpctrain.data.shard_file import CURE, ShardFile
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error, write_json
@@ -22,7 +22,6 @@ Progress = Callable[[int, int], None]
 _NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
 """Answers of a file system that cannot link this file here; it is copied then."""
 _PIECE = 2**22
-_CURE = "Copy it again from where it came, or make the dataset again"
 
 
 def merge(
@@ -126,7 +125,7 @@ def _copy(source: Path, target: Path, shard: ShardInfo) -> None:
             target.unlink()
         raise as_user_error(error, target, shard.bytes) from error
     if found.hexdigest() != shard.sha256:
-        raise UserError(f"shard {source} is not what was written: its SHA-256 differs", hint=_CURE)
+        raise UserError(f"shard {source} is not what was written: its SHA-256 differs", hint=CURE)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -135,4 +134,4 @@ def _pieces(path: Path) -> Iterator[bytes]:
             while piece := stream.read(_PIECE):
                 yield piece
     except OSError as error:
-        raise UserError(f"cannot read shard {path}: {error.strerror}", hint=_CURE) from error
+        raise UserError(f"cannot read shard {path}: {error.strerror}", hint=CURE) from error

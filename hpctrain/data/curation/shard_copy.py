@@ -14,7 +14,7 @@ from typing import IO, TypeVar
 
 from hpctrain import machine
 from hpctrain.data.schema import DatasetInfo, ShardInfo
-from hpctrain.data.shard_file import same_file
+from hpctrain.data.shard_file import CURE, same_file
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error
 
@@ -116,7 +116,7 @@ class ShardCopy:
             if digest.hexdigest() != shard.sha256:
                 raise UserError(
                     f"shard {source} is not what was written: its SHA-256 differs",
-                    hint="Copy it again from where it came, or make the dataset again",
+                    hint=CURE,
                 )
 
     @contextlib.contextmanager

@@ -25,7 +25,8 @@ from hpctrain.data.curation.inspection import is_integer
 from hpctrain.data.curation.provenance import NAMES, Numbering
 from hpctrain.data.curation.whole_directory import whole_directory
 from hpctrain.data.shard_file import Compression
-from hpctrain.data.shards import ShardDataset, ShardWriter
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 Ints = NDArray[np.int64]

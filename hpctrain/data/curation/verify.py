@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.schema import DatasetInfo, Fields, ShardInfo
-from hpctrain.data.shard_file import ShardFile
+from hpctrain.data.shard_file import CURE, ShardFile
 from hpctrain.errors import UserError
 
 _PIECE = 2**24
@@ -45,10 +45,7 @@ def verify(directory: Path, progress: Progress = lambda done, total: None) -> li
         if shard.file in names:
             found.append("stands twice in dataset.json: its events would be counted twice")
         names.add(shard.file)
-        problems += [
-            Problem(path, what, "Copy it again from where it came, or make the dataset again")
-            for what in found
-        ]
+        problems += [Problem(path, what, CURE) for what in found]
     return problems
 
 

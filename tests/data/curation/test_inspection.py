@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.curation import inspection
 from hpctrain.data.curation.inspection import compositions, is_integer, sample_rows, summarise
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 
 FIELDS = {
     "image": SparseField(shape=(2, 8, 8)),

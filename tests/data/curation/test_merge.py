@@ -15,7 +15,9 @@ from hpctrain.data.columns import RaggedRows, SparseRows, concatenate
 from hpctrain.data.curation.merge import merge
 from hpctrain.data.curation.provenance import Numbering
 from hpctrain.data.curation.verify import verify
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 FIELDS = {

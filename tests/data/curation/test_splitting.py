@@ -17,7 +17,9 @@ from hpctrain.data.curation import assignment, splitting
 from hpctrain.data.curation.merge import merge
 from hpctrain.data.curation.splitting import SPLITS, Plan, split
 from hpctrain.data.curation.verify import verify
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.ingest.existing_shards import ExistingShards
 from hpctrain.run import RunDirectory

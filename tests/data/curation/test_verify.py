@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hpctrain.data import schema, shard_file
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.curation import verify
-from hpctrain.data.schema import DatasetInfo
-from hpctrain.data.shards import DenseField, RaggedField, ShardWriter, SparseField
+from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
 
 FIELDS = {
     "image": SparseField(shape=(2, 4, 4)),
@@ -160,7 +160,7 @@ def test_what_other_writers_get_wrong(tmp_path, monkeypatch):
         (lambda d: d["fields"].update(mass={"kind": "dense"}), "not a readable HDF5 shard"),
         (
             lambda d: d["fields"]["energy"].update(dtype="float64"),
-            "field 'energy': is float32[], the schema says",
+            "dataset 'energy' is float32[128], for 128 events the schema says float64[128]",
         ),
     ],
 )

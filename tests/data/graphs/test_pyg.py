@@ -20,7 +20,9 @@ from hpctrain.data.columns import RaggedRows, SparseRows, offsets_of
 from hpctrain.data.graphs import pyg
 from hpctrain.data.loader import Loader
 from hpctrain.data.order import Order
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter
+from hpctrain.data.schema import DenseField, RaggedField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
 FEW = settings(max_examples=40, deadline=None)

@@ -18,7 +18,9 @@ from hpctrain.data.loader import Loader
 from hpctrain.data.memory.part import Part
 from hpctrain.data.memory.store import MemoryStore, group_of
 from hpctrain.data.order import Order
-from hpctrain.data.shards import DenseField, RaggedField, ShardDataset, ShardWriter, SparseField
+from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import InternalError, UserError
 from hpctrain.launch.local import mpiexec
 from hpctrain.training.checkpoint import Checkpoints
