@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain import machine
-from hpctrain.config import AnyComponent, ComponentConfig, Section, component, section
+from hpctrain.config import AnyComponent, ComponentConfig, component, section
 from hpctrain.data.curation.feature_scale import FeatureScale
 from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
@@ -32,6 +32,7 @@ from hpctrain.ingest.workers import run_tasks
 from hpctrain.physics.generator import require_physics
 from hpctrain.physics.processes import Process
 from hpctrain.run import RunDirectory
+from hpctrain.section import Section
 from hpctrain.track import Tracker
 
 FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
