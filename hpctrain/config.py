@@ -94,6 +94,9 @@ class Experiment(Section):
     """Everything random follows from it."""
     output: Path = Path("runs")
     """Folder that holds the run directories."""
+    site: str | None = None
+    """Where this runs: one of ``configs/sites/`` or of your own in ``~/.config/hpctrain/sites/``, or the path of such a
+    file. None: nothing is known of it. It changes where things are put, not the result."""
     generate: Annotated[AnyComponent, component("ingest", "pythia_whole_detector")] = section(
         "ingest", "pythia_whole_detector"
     )

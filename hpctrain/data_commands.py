@@ -73,11 +73,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     _merge_options(parsers["merge"])
     _split_options(parsers["split"])
     _convert_options(parsers["convert"])
-    parsers["stage"].add_argument("directory", type=Path, metavar="DIR", help=_DIRECTORY)
-    parsers["stage"].add_argument(
-        "--to", nargs="+", required=True, metavar="FOLDER",
-        help="folders to try in this order, the first that can be used; may name environment variables ('$TMPDIR')",
-    )  # fmt: skip
+    _stage_options(parsers["stage"])
 
 
 _DIRECTORY = "directory with dataset.json, or one that holds such (train, validation, test)"
@@ -126,6 +122,15 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
         help="events held in memory at once (1024 MiB)",
     )
     parser.add_argument("--compression", choices=("none", "zstd"), default="none")
+
+
+def _stage_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help=_DIRECTORY)
+    parser.add_argument(
+        "--to", nargs="+", default=[], metavar="FOLDER",
+        help="folders to try in this order, the first that can be used; may name environment variables ('$TMPDIR')",
+    )  # fmt: skip
+    parser.add_argument("--site", metavar="NAME", help="then those that this site has: its name, or its file")
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
@@ -294,10 +299,19 @@ def _explain_kinds(parser: argparse.ArgumentParser, kind: str | None) -> None:
 def _stage(options: argparse.Namespace) -> int:
     from hpctrain.data.curation.staging import stage
     from hpctrain.parallel.communicator import SingleCommunicator
+    from hpctrain.site import load_site
 
+    candidates = [*options.to, *(load_site(options.site).node_local if options.site else ())]
+    if not candidates:
+        told = (
+            f"the site {options.site} has no node-local folder"
+            if options.site
+            else "no folder to stage to is given"
+        )
+        raise UserError(told, hint="--to FOLDER …, or --site NAME for those that a site has")
     for directory in datasets_in(options.directory):
         with _bar(f"Staging {directory}") as progress:
-            place = stage(directory, options.to, SingleCommunicator(), progress)
+            place = stage(directory, candidates, SingleCommunicator(), progress)
         print(place)
     return 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpctrain import machine
+from hpctrain.data.curation.staging import folders
 from hpctrain.errors import InternalError, UserError
 from hpctrain.files import read_json, write_json
 from hpctrain.launch.base import Job, Launcher
@@ -52,6 +53,8 @@ def perform(
         check = getattr(getattr(run.experiment, step.sections[0]).build(), "check", None)
         if check is not None:
             check()
+        if step.parallel:
+            folders(run.experiment)  # of a site that there is
         require_sinks(run.experiment.tracking)
         run.wait_for_ranks()
         run.record()

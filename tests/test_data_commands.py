@@ -86,6 +86,9 @@ def test_every_command_explains_itself_with_an_example(call, command):
         (["data", "convert", "table", "x.csv"], "no --output is given"),
         (["data", "convert", "table", "nosuch.csv", "--output", "o"], "nosuch.csv"),
         (["data", "stage", "d", "--to", "nosuch"], "nosuch"),
+        (["data", "stage", "d"], "no folder to stage to is given. --to FOLDER …, or --site NAME"),
+        (["data", "stage", "d", "--site", "laptop"], "the site laptop has no node-local folder. --to FOLDER …"),
+        (["data", "stage", "d", "--site", "lapto"], "unknown site 'lapto'. did you mean 'laptop'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, arguments, words):
@@ -217,6 +220,9 @@ def test_stage_prints_where_the_copy_is(call, tmp_path, monkeypatch):
     place = out.strip()
     assert place.startswith(str(tmp_path / "fast"))
     assert call("data", "verify", place)[0] == 0
+    (tmp_path / "here.yaml").write_text("name: here\nnode_local: [$FAST]\n")
+    code, out, _ = call("data", "stage", "d", "--to", "/nosuch/folder", "--site", "here.yaml")
+    assert (code, out.strip()) == (0, place)
 
 
 def test_a_full_disk_is_one_line(call, tmp_path, small_disk):
