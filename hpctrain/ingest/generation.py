@@ -24,7 +24,7 @@ from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
 from hpctrain.ingest.chunks import Chunk, Settings, plan, versions
 from hpctrain.ingest.clusters.base import Cluster
-from hpctrain.ingest.parts import Part, find_part, make_part
+from hpctrain.ingest.parts import Part, find_part, find_parts, make_part
 from hpctrain.ingest.scale import Scale
 from hpctrain.ingest.speed import Speed
 from hpctrain.ingest.summary import empty_warning, overview
@@ -165,11 +165,7 @@ class Generation(ABC):
         """Every chunk's part by the chunk's index, made now or found from before; and how fast it went."""
         for stale in folder.glob("dask-*"):  # of a run that was killed
             shutil.rmtree(stale, ignore_errors=True)
-        parts: dict[int, Part] = {}
-        for chunk in chunks:
-            part = find_part(chunk, folder)
-            if part is not None:
-                parts[chunk.index] = part
+        parts = find_parts(chunks, folder, lambda done, of: tracker.progress(done, of, "parts checked"))
         missing = [chunk for chunk in chunks if chunk.index not in parts]
         found = sum(part.generated for part in parts.values())
         if parts:
