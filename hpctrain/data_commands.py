@@ -95,7 +95,6 @@ def _merge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="directory with dataset.json")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new directory")
     parser.add_argument("--copy", action="store_true", help="copy the shards instead of linking them")
-    parser.add_argument("--drop-scale", action="store_true", help="leave scale constants out")
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
@@ -221,11 +220,16 @@ def _verify(options: argparse.Namespace) -> int:
 def _merge(options: argparse.Namespace) -> int:
     from hpctrain.data.curation.merge import merge
 
+    differ: list[str] = []
     with _bar("Joining") as progress:
-        info = merge(
-            options.parts, options.output, copy=options.copy, drop_scale=options.drop_scale, progress=progress
-        )
+        info = merge(options.parts, options.output, copy=options.copy, progress=progress, warn=differ.append)
     _tell_written(options.output, info, f"{len(options.parts)} parts joined")
+    if differ:
+        _console().print(
+            f"! Scale constants that differ are left out: {'; '.join(differ)}. `hpctrain data split` computes them "
+            "anew, from the training events",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
     return 0
 
 

@@ -154,6 +154,17 @@ def test_verify_lists_all_that_is_wrong(call, tmp_path):
     assert "dataset.json is missing" in " ".join(out.split())
 
 
+def test_merge_says_which_constants_it_leaves_out(call, tmp_path):
+    for number in range(2):
+        with ShardWriter(tmp_path / f"p{number}", {"x": DenseField()}, scale={"x": number, "y": 1}) as writer:
+            writer.append({"x": np.full(10, number, dtype=np.float32)})
+    code, out, err = call("data", "merge", "p0", "p1", "--output", "all")
+    assert (code, err) == (0, "")
+    line = next(line for line in out.splitlines() if line.startswith("!"))
+    assert "left out: 'x' is 0 in p0 and 1 in p1. `hpctrain data split` computes them anew" in line
+    assert ShardDataset.open(tmp_path / "all").scale == {"y": 1}
+
+
 def test_merge_then_split_then_an_experiment(call, tmp_path):
     for number in range(3):
         write(tmp_path / f"part {number}", seed=number)
