@@ -1,7 +1,10 @@
 """``hpctrain data …``: datasets looked at, checked, joined, split, converted and staged. Thin: the work is in data/."""
 
 import argparse
+import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -168,6 +171,9 @@ def _inspect(options: argparse.Namespace) -> int:
     from hpctrain.data.shards import ShardDataset
     from hpctrain.report.dataset_tables import describe
 
+    if options.picture is not None and options.picture.suffix.lower() != ".png":
+        name = options.picture.with_suffix(".png") if options.picture.name else "FILE.png"
+        raise UserError(f"--picture {options.picture}: only PNG is written", hint=f"Name it {name}")
     datasets = [ShardDataset.open(directory) for directory in datasets_in(options.directory)]
     console = _console()
     for number, dataset in enumerate(datasets):
@@ -184,8 +190,6 @@ def _draw(dataset: "ShardDataset", options: argparse.Namespace, console: "Consol
     from hpctrain.report.dataset_display import draw_dataset
 
     path = options.picture or Path(f"{dataset.directory.resolve().name}.png")
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--picture {path}: only PNG is written", hint=f"Name it {path.with_suffix('.png')}")
     with _bar("Drawing") as progress:
         progress(0, 1)
         what = draw_dataset(dataset, path, options.rows)
@@ -219,11 +223,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     from hpctrain.data.curation.merge import merge
+    from hpctrain.report.dataset_tables import counted
 
     differ: list[str] = []
+    parts = [dataset_at(part) for part in options.parts]
     with _bar("Joining") as progress:
-        info = merge(options.parts, options.output, copy=options.copy, progress=progress, warn=differ.append)
-    _tell_written(options.output, info, f"{len(options.parts)} parts joined")
+        info = merge(parts, options.output, copy=options.copy, progress=progress, warn=differ.append)
+    _tell_written(options.output, info, f"{counted(len(parts), 'part')} joined")
     if differ:
         _console().print(
             f"! Scale constants that differ are left out: {'; '.join(differ)}. `hpctrain data split` computes them "
@@ -240,7 +246,7 @@ def _split(options: argparse.Namespace) -> int:
     plan = Plan(tuple(options.fractions), options.by, options.stratify, options.seed)
     with _bar("Splitting") as progress:
         contents = split(
-            options.directory, options.output, plan,
+            dataset_at(options.directory), options.output, plan,
             memory=options.memory * 2**20, compression=options.compression, progress=progress,
         )  # fmt: skip
     console = _console()
@@ -248,7 +254,7 @@ def _split(options: argparse.Namespace) -> int:
     for line in missing_classes(contents):
         console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"Written: {options.output}. Use it: generate: {{kind: shards, path: {options.output}}}",
+        f"Written: {options.output}. Use it: generate: {{kind: shards, path: {_in_yaml(options.output)}}}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0
@@ -322,13 +328,33 @@ def _stage(options: argparse.Namespace) -> int:
 
 def datasets_in(directory: Path) -> list[Path]:
     """The directory when it is a dataset (or meant to be one), else those in it: train first, then by name."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - never raises, whatever the name
         raise UserError(f"no directory {directory}", hint="Name the directory that holds dataset.json")
-    if (directory / "dataset.json").exists():
-        return [directory]
+    try:
+        if (directory / "dataset.json").exists():
+            return [directory]
+    except OSError as error:
+        raise UserError(
+            f"cannot read {directory}: {error.strerror}", hint="Check the folder and its permissions"
+        ) from error
     order = {"train": 0, "validation": 1, "test": 2}
     inside = sorted(directory.glob("*/dataset.json"), key=lambda p: (order.get(p.parent.name, 3), p))
     return [path.parent for path in inside] or [directory]
+
+
+def dataset_at(directory: Path) -> Path:
+    """The directory, where one dataset is meant and not several in a folder. Raises ``UserError``."""
+    inside = datasets_in(directory)
+    if inside != [directory]:
+        names = ", ".join(str(path) for path in inside[:3]) + (", …" if len(inside) > 3 else "")
+        raise UserError(f"{directory} is no dataset; in it are {names}", hint="Name one of them")
+    return directory
+
+
+def _in_yaml(path: Path) -> str:
+    """A path as it can be written into YAML, also between braces."""
+    plain = re.fullmatch(r"[\w./~+-]*\w", str(path), re.ASCII)
+    return str(path) if plain else json.dumps(str(path), ensure_ascii=False)
 
 
 def _tell_written(directory: Path, info: Any, what: str) -> None:
@@ -337,7 +363,7 @@ def _tell_written(directory: Path, info: Any, what: str) -> None:
     total = size(sum(shard.bytes for shard in info.shards))
     _console().print(
         f"✓ {directory}: {counted(info.events, 'event')} in {counted(len(info.shards), 'shard')}, {total}; {what}\n"
-        f"Look at it: hpctrain data inspect {directory}",
+        f"Look at it: hpctrain data inspect {shlex.quote(str(directory))}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 

@@ -135,11 +135,14 @@ def _target(directory: Path, content: bytes, candidates: Sequence[str]) -> Path:
         names = re.findall(r"\$\{?(\w+)", candidate)
         unset = [name for name in names if not os.environ.get(name)]
         if unset or not candidate:
-            refused.append(f"{candidate} ({', '.join(unset) or 'it'} is not set)")
+            refused.append(f"{candidate} ({', '.join(unset)} is not set)" if unset else "'' (empty)")
             continue
-        folder = Path(os.path.expandvars(candidate)).expanduser()
-        if not folder.is_dir():
+        folder = Path(os.path.expanduser(os.path.expandvars(candidate)))  # noqa: PTH111 - leaves an unknown ~user as it is
+        if not os.path.isdir(folder):  # noqa: PTH112 - never raises
             refused.append(f"{candidate} ({folder} is not a folder)")
+            continue
+        if os.path.exists(folder / "dataset.json"):  # noqa: PTH110 - never raises
+            refused.append(f"{candidate} ({folder} is a dataset)")
             continue
         try:
             (folder / name).mkdir(exist_ok=True)
