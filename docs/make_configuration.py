@@ -7,7 +7,8 @@ from typing import Any
 from pydantic_core import PydanticUndefined
 
 from hpctrain import registry
-from hpctrain.config import Experiment, Section
+from hpctrain.config import Experiment
+from hpctrain.section import Section
 
 HEAD = """# Every key of an experiment
 

@@ -1,7 +1,10 @@
 """``hpctrain data …``: datasets looked at, checked, joined, split, converted and staged. Thin: the work is in data/."""
 
 import argparse
+import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,11 +76,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     _merge_options(parsers["merge"])
     _split_options(parsers["split"])
     _convert_options(parsers["convert"])
-    parsers["stage"].add_argument("directory", type=Path, metavar="DIR", help=_DIRECTORY)
-    parsers["stage"].add_argument(
-        "--to", nargs="+", required=True, metavar="FOLDER",
-        help="folders to try in this order, the first that can be used; may name environment variables ('$TMPDIR')",
-    )  # fmt: skip
+    _stage_options(parsers["stage"])
 
 
 _DIRECTORY = "directory with dataset.json, or one that holds such (train, validation, test)"
@@ -99,7 +98,6 @@ def _merge_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("parts", nargs="+", type=Path, metavar="PART", help="directory with dataset.json")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new directory")
     parser.add_argument("--copy", action="store_true", help="copy the shards instead of linking them")
-    parser.add_argument("--drop-scale", action="store_true", help="leave scale constants out")
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +124,15 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
         help="events held in memory at once (1024 MiB)",
     )
     parser.add_argument("--compression", choices=("none", "zstd"), default="none")
+
+
+def _stage_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help=_DIRECTORY)
+    parser.add_argument(
+        "--to", nargs="+", default=[], metavar="FOLDER",
+        help="folders to try in this order, the first that can be used; may name environment variables ('$TMPDIR')",
+    )  # fmt: skip
+    parser.add_argument("--site", metavar="NAME", help="then those that this site has: its name, or its file")
 
 
 def _convert_options(parser: argparse.ArgumentParser) -> None:
@@ -164,6 +171,9 @@ def _inspect(options: argparse.Namespace) -> int:
     from hpctrain.data.shards import ShardDataset
     from hpctrain.report.dataset_tables import describe
 
+    if options.picture is not None and options.picture.suffix.lower() != ".png":
+        name = options.picture.with_suffix(".png") if options.picture.name else "FILE.png"
+        raise UserError(f"--picture {options.picture}: only PNG is written", hint=f"Name it {name}")
     datasets = [ShardDataset.open(directory) for directory in datasets_in(options.directory)]
     console = _console()
     for number, dataset in enumerate(datasets):
@@ -180,8 +190,6 @@ def _draw(dataset: "ShardDataset", options: argparse.Namespace, console: "Consol
     from hpctrain.report.dataset_display import draw_dataset
 
     path = options.picture or Path(f"{dataset.directory.resolve().name}.png")
-    if path.suffix.lower() != ".png":
-        raise UserError(f"--picture {path}: only PNG is written", hint=f"Name it {path.with_suffix('.png')}")
     with _bar("Drawing") as progress:
         progress(0, 1)
         what = draw_dataset(dataset, path, options.rows)
@@ -215,12 +223,19 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _merge(options: argparse.Namespace) -> int:
     from hpctrain.data.curation.merge import merge
+    from hpctrain.report.dataset_tables import counted
 
+    differ: list[str] = []
+    parts = [dataset_at(part) for part in options.parts]
     with _bar("Joining") as progress:
-        info = merge(
-            options.parts, options.output, copy=options.copy, drop_scale=options.drop_scale, progress=progress
-        )
-    _tell_written(options.output, info, f"{len(options.parts)} parts joined")
+        info = merge(parts, options.output, copy=options.copy, progress=progress, warn=differ.append)
+    _tell_written(options.output, info, f"{counted(len(parts), 'part')} joined")
+    if differ:
+        _console().print(
+            f"! Scale constants that differ are left out: {'; '.join(differ)}. `hpctrain data split` computes them "
+            "anew, from the training events",
+            markup=False, highlight=False, soft_wrap=True,
+        )  # fmt: skip
     return 0
 
 
@@ -231,7 +246,7 @@ def _split(options: argparse.Namespace) -> int:
     plan = Plan(tuple(options.fractions), options.by, options.stratify, options.seed)
     with _bar("Splitting") as progress:
         contents = split(
-            options.directory, options.output, plan,
+            dataset_at(options.directory), options.output, plan,
             memory=options.memory * 2**20, compression=options.compression, progress=progress,
         )  # fmt: skip
     console = _console()
@@ -239,7 +254,7 @@ def _split(options: argparse.Namespace) -> int:
     for line in missing_classes(contents):
         console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(
-        f"Written: {options.output}. Use it: generate: {{kind: shards, path: {options.output}}}",
+        f"Written: {options.output}. Use it: generate: {{kind: shards, path: {_in_yaml(options.output)}}}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
     return 0
@@ -294,23 +309,52 @@ def _explain_kinds(parser: argparse.ArgumentParser, kind: str | None) -> None:
 def _stage(options: argparse.Namespace) -> int:
     from hpctrain.data.curation.staging import stage
     from hpctrain.parallel.communicator import SingleCommunicator
+    from hpctrain.site import load_site
 
+    candidates = [*options.to, *(load_site(options.site).node_local if options.site else ())]
+    if not candidates:
+        told = (
+            f"the site {options.site} has no node-local folder"
+            if options.site
+            else "no folder to stage to is given"
+        )
+        raise UserError(told, hint="--to FOLDER …, or --site NAME for those that a site has")
     for directory in datasets_in(options.directory):
         with _bar(f"Staging {directory}") as progress:
-            place = stage(directory, options.to, SingleCommunicator(), progress)
+            place = stage(directory, candidates, SingleCommunicator(), progress)
         print(place)
     return 0
 
 
 def datasets_in(directory: Path) -> list[Path]:
     """The directory when it is a dataset (or meant to be one), else those in it: train first, then by name."""
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - never raises, whatever the name
         raise UserError(f"no directory {directory}", hint="Name the directory that holds dataset.json")
-    if (directory / "dataset.json").exists():
-        return [directory]
+    try:
+        if (directory / "dataset.json").exists():
+            return [directory]
+    except OSError as error:
+        raise UserError(
+            f"cannot read {directory}: {error.strerror}", hint="Check the folder and its permissions"
+        ) from error
     order = {"train": 0, "validation": 1, "test": 2}
     inside = sorted(directory.glob("*/dataset.json"), key=lambda p: (order.get(p.parent.name, 3), p))
     return [path.parent for path in inside] or [directory]
+
+
+def dataset_at(directory: Path) -> Path:
+    """The directory, where one dataset is meant and not several in a folder. Raises ``UserError``."""
+    inside = datasets_in(directory)
+    if inside != [directory]:
+        names = ", ".join(str(path) for path in inside[:3]) + (", …" if len(inside) > 3 else "")
+        raise UserError(f"{directory} is no dataset; in it are {names}", hint="Name one of them")
+    return directory
+
+
+def _in_yaml(path: Path) -> str:
+    """A path as it can be written into YAML, also between braces."""
+    plain = re.fullmatch(r"[\w./~+-]*\w", str(path), re.ASCII)
+    return str(path) if plain else json.dumps(str(path), ensure_ascii=False)
 
 
 def _tell_written(directory: Path, info: Any, what: str) -> None:
@@ -319,7 +363,7 @@ def _tell_written(directory: Path, info: Any, what: str) -> None:
     total = size(sum(shard.bytes for shard in info.shards))
     _console().print(
         f"✓ {directory}: {counted(info.events, 'event')} in {counted(len(info.shards), 'shard')}, {total}; {what}\n"
-        f"Look at it: hpctrain data inspect {directory}",
+        f"Look at it: hpctrain data inspect {shlex.quote(str(directory))}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 

@@ -44,7 +44,11 @@ def read_json(path: Path, hint: str = "Delete it to have it written again") -> A
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}", hint="Check the file and its permissions"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable JSON: {error}", hint=hint) from error
 
 
@@ -58,7 +62,9 @@ def as_user_error(error: OSError, path: Path, size: int | None = None) -> UserEr
             f"disk full while writing {path} ({', '.join(facts)}): {error.strerror}; what was written before is whole",
             hint="Free space, then give the same command again: it goes on from what is whole",
         )
-    return UserError(f"cannot write {path}: {error.strerror or error}", hint="Check the folder's permissions")
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}", hint="Check the folder and its permissions"
+    )
 
 
 def _flush_directory(folder: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from hpctrain import machine
+from hpctrain.data.curation.staging import folders
 from hpctrain.errors import InternalError, UserError
 from hpctrain.files import read_json, write_json
 from hpctrain.launch.base import Job, Launcher
@@ -49,9 +50,13 @@ def perform(
             continue
         _require(run, step)
         launcher.check(parallel=step.parallel)
-        check = getattr(getattr(run.experiment, step.sections[0]).build(), "check", None)
+        owner = getattr(run.experiment, step.sections[0]).build()
+        check = getattr(owner, "check", None)
         if check is not None:
             check()
+        _refuse_own(run, step, owner)
+        if step.parallel:
+            folders(run.experiment)  # of a site that there is
         require_sinks(run.experiment.tracking)
         run.wait_for_ranks()
         run.record()
@@ -82,6 +87,18 @@ def _require(run: RunDirectory, step: Step) -> None:
                 f"'{name}' in {run.path} was done with other inputs than '{step.name}' would follow from",
                 hint=f"`hpctrain {name} {run.path} --force`",
             )
+
+
+def _refuse_own(run: RunDirectory, step: Step, owner: Any) -> None:
+    """What a step reads from outside the run must not be what it is about to replace."""
+    reads: Sequence[Path] = owner.reads() if hasattr(owner, "reads") else ()
+    for path in reads:
+        for output in step.outputs:
+            if path.resolve().is_relative_to((run.path / output).resolve()):
+                raise UserError(
+                    f"{path} is in {run.path / output}, which '{step.name}' of this run writes itself",
+                    hint="Give name=NEW for a run that reads them, or move them elsewhere first",
+                )
 
 
 class _Earlier:

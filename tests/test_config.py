@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpctrain.config import Experiment, apply_override, read_yaml
+from hpctrain.config import Experiment, apply_override
 from hpctrain.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
@@ -108,18 +108,6 @@ def test_bad_yaml_says_file_and_line(tmp_path, text, words):
         Experiment.load(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_missing_file_names_the_nearest(tmp_path):
-    (tmp_path / "demo.yaml").write_text("name: x")
-    with pytest.raises(UserError, match=r"no configuration file .*did you mean 'demo.yaml'"):
-        read_yaml(tmp_path / "dmo.yaml")
-
-
-def test_binary_file_is_refused(tmp_path):
-    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="cannot read"):
-        read_yaml(tmp_path / "x.yaml")
 
 
 words = st.text("abcdefgh", min_size=1, max_size=5)

@@ -2,12 +2,16 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from hpctrain import registry
 from hpctrain.cli import main
@@ -83,12 +87,29 @@ def test_every_command_explains_itself_with_an_example(call, command):
         (["data", "merge", "d", "d", "--output", "o"], "d holds events that d holds, too. Name each part once"),
         (["data", "merge", "d", "--output", "d"], "d already holds a dataset"),
         (["data", "inspect", "d", "--picture", "x.pdf"], "only PNG is written. Name it x.png"),
+        (["data", "inspect", "d", "--picture", ""], "only PNG is written. Name it FILE.png"),
         (["data", "inspect", "d", "--rows", "7", "200"], "has the events 0 to 199"),
+        (["data", "inspect", "d", "--rows", "-1"], "not all of [-1]"),
+        (["data", "inspect", "d", "--rows", str(2**70)], "has the events 0 to 199"),
+        (["data", "inspect", "d" * 300], "no directory ddd"),
+        (["data", "split", "nosuch", "--output", "o"], "no directory nosuch. Name the directory that holds"),
+        (["data", "split", "d/dataset.json", "--output", "o"], "no directory d/dataset.json"),
+        (["data", "split", ".", "--output", "o"], ". is no dataset; in it are d. Name one of them"),
+        (["data", "merge", "d", ".", "--output", "o"], ". is no dataset; in it are d. Name one of them"),
+        (["data", "split", "d", "--output", "o", "--fractions", "nan", "0.5", "0.5"], "are not three positive"),
+        (["data", "split", "d", "--output", "o", "--fractions", "0.5", "nan", "0.5"], "are not three positive"),
+        (["data", "split", "d", "--output", "d/o"], "d/o lies in the dataset"),
+        (["data", "stage", "d", "--to", "d"], "d (d is a dataset)"),
+        (["data", "stage", "d", "--to", "", "~nosuchuser"], "'' (empty), ~nosuchuser (~nosuchuser is not a folder)"),
+        (["data", "stage", "d", "--to", "x" * 300], "is not a folder"),
         (["data", "convert"], "no kind of files is given. Kinds are"),
         (["data", "convert", "nanoadd", "x", "--output", "o"], "unknown converters kind 'nanoadd'. did you mean 'nanoaod'?"),
         (["data", "convert", "table", "x.csv"], "no --output is given"),
         (["data", "convert", "table", "nosuch.csv", "--output", "o"], "nosuch.csv"),
         (["data", "stage", "d", "--to", "nosuch"], "nosuch"),
+        (["data", "stage", "d"], "no folder to stage to is given. --to FOLDER …, or --site NAME"),
+        (["data", "stage", "d", "--site", "laptop"], "the site laptop has no node-local folder. --to FOLDER …"),
+        (["data", "stage", "d", "--site", "lapto"], "unknown site 'lapto'. did you mean 'laptop'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(call, tmp_path, arguments, words):
@@ -152,6 +173,17 @@ def test_verify_lists_all_that_is_wrong(call, tmp_path):
     code, out, _ = call("data", "verify", "empty")
     assert code == 1
     assert "dataset.json is missing" in " ".join(out.split())
+
+
+def test_merge_says_which_constants_it_leaves_out(call, tmp_path):
+    for number in range(2):
+        with ShardWriter(tmp_path / f"p{number}", {"x": DenseField()}, scale={"x": number, "y": 1}) as writer:
+            writer.append({"x": np.full(10, number, dtype=np.float32)})
+    code, out, err = call("data", "merge", "p0", "p1", "--output", "all")
+    assert (code, err) == (0, "")
+    line = next(line for line in out.splitlines() if line.startswith("!"))
+    assert "left out: 'x' is 0 in p0 and 1 in p1. `hpctrain data split` computes them anew" in line
+    assert ShardDataset.open(tmp_path / "all").scale == {"y": 1}
 
 
 def test_merge_then_split_then_an_experiment(call, tmp_path):
@@ -220,6 +252,68 @@ def test_stage_prints_where_the_copy_is(call, tmp_path, monkeypatch):
     place = out.strip()
     assert place.startswith(str(tmp_path / "fast"))
     assert call("data", "verify", place)[0] == 0
+    (tmp_path / "here.yaml").write_text("name: here\nnode_local: [$FAST]\n")
+    code, out, _ = call("data", "stage", "d", "--to", "/nosuch/folder", "--site", "here.yaml")
+    assert (code, out.strip()) == (0, place)
+
+
+def test_names_with_spaces_and_letters_of_all_languages(call, tmp_path):
+    """What is printed can be pasted: into a shell, into YAML."""
+    write(tmp_path / "größe [x], é")
+    code, out, _ = call("data", "split", "größe [x], é", "--output", "ö/{a: b}")
+    assert code == 0
+    pasted = yaml.safe_load(out.split("Use it: ")[1])
+    assert pasted == {"generate": {"kind": "shards", "path": "ö/{a: b}"}}
+    code, out, _ = call(
+        "data", "merge", *(f"ö/{{a: b}}/{name}" for name in ("train", "test")), "--output", "α β"
+    )
+    assert shlex.split(out.split("Look at it: hpctrain ")[1]) == ["data", "inspect", "α β"]
+    assert call("data", "verify", "ö/{a: b}", "α β")[0] == 0
+    (tmp_path / "fast disk").mkdir()
+    code, out, _ = call("data", "stage", "größe [x], é", "--to", "fast disk")
+    assert call("data", "verify", out.strip())[0] == 0
+
+
+def test_what_may_not_be_read_or_written_is_one_line():
+    """As another user than root, whom permissions do not stop; in a folder that such a user can see."""
+    code = """
+import os, sys
+from hpctrain.cli import main
+from hpctrain.data.curation import merge, splitting, staging
+from hpctrain.report import dataset_tables
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+for command in sys.argv[1:]:
+    try:
+        main(["data", *command.split()])
+    except SystemExit as end:
+        assert end.code == 2, command
+"""
+    expected = {
+        "inspect hidden/d": "cannot read hidden/d: Permission denied",
+        "verify hidden/d": "cannot read hidden/d: Permission denied",
+        "merge shut --output ro/o": "cannot read shut/dataset.json: Permission denied",
+        "split d --output ro/o": "cannot write",
+        "merge d --output ro/o": "cannot write",
+        "stage d --to hidden/d ro": "hidden/d (hidden/d: Permission denied), ro (ro: Permission denied)",
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in ("d", "shut", "hidden/d"):
+            write(folder / name)
+        (folder / "ro").mkdir()
+        modes = {".": 0o755, "hidden/d": 0, "shut/dataset.json": 0, "ro": 0o555}
+        for name, mode in modes.items():
+            (folder / name).chmod(mode)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *expected],
+            cwd=folder, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        for line, words in zip(done.stderr.splitlines(), expected.values(), strict=True):
+            assert words in line
+        assert list((folder / "ro").iterdir()) == []
+        (folder / "hidden" / "d").chmod(0o755)
 
 
 def test_a_full_disk_is_one_line(call, tmp_path, small_disk):

@@ -96,7 +96,7 @@ def test_a_step_done_with_the_same_inputs_is_not_done_again(tiny, config):
 
 @pytest.mark.slow
 def test_what_changes_only_the_speed_changes_nothing(tiny):
-    result = hpctrain("run", tiny, "launch.ranks=1", "generate.workers=1")
+    result = hpctrain("run", tiny, "launch.ranks=1", "generate.workers=1", "site=laptop", "data.stage=site")
     assert result.stdout.count("done before, same inputs") == len(STEPS), result.stdout + result.stderr
 
 

@@ -10,8 +10,8 @@ from pydantic import Field, NonNegativeFloat, field_validator
 from torch import Tensor, nn
 
 from hpctrain.compress.straight import WEIGHTED
-from hpctrain.config import Section
 from hpctrain.errors import UserError
+from hpctrain.section import Section
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 

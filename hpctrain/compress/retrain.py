@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hpctrain.config import ComponentConfig
+from hpctrain.data.curation.staging import staged
 from hpctrain.data.loader import Batch
 from hpctrain.data.order import split
 from hpctrain.data.shards import ShardDataset
@@ -48,7 +49,9 @@ class Retraining:
         self.communicator = communicator
         loading = run.experiment.data.build()
         self._loaders = {
-            name: loading.loader(run.data / name, task.fields, communicator, task.balance)
+            name: loading.loader(
+                staged(run, name, communicator, tracker), task.fields, communicator, task.balance
+            )
             for name in ("train", "validation", "test")
         }
         train = ShardDataset.open(run.data / "train")

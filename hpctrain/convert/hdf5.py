@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
 
-from hpctrain.config import Section
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed, said_by_all
 from hpctrain.convert.hdf5_files import Hdf5Input, is_numeric, one_a_row, pieces_of, same_length
 from hpctrain.convert.rows import cast, dense_rows, field_name, sparse_rows, stack
@@ -18,6 +17,7 @@ from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, 
 from hpctrain.data.schema import DenseField, FieldName, Fields, RaggedField, SparseField
 from hpctrain.errors import UserError
 from hpctrain.registry import register
+from hpctrain.section import Section
 
 
 class Hdf5Field(Section):

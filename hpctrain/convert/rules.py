@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field
 
-from hpctrain.config import Section
 from hpctrain.data.columns import Array
 from hpctrain.errors import UserError
+from hpctrain.section import Section
 
 FB_PER_PB = 1000.0
 EVERY = "*"

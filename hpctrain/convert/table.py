@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, PositiveInt
 
-from hpctrain.config import Section
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
 from hpctrain.convert.hdf5_files import one_a_row
 from hpctrain.convert.rows import cast, field_name, stack
@@ -18,6 +17,7 @@ from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, 
 from hpctrain.data.schema import DenseField, FieldName, Fields, RaggedField, SparseField
 from hpctrain.errors import UserError
 from hpctrain.registry import register
+from hpctrain.section import Section
 
 
 class TableField(Section):

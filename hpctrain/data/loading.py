@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import PositiveInt
+from pydantic import BeforeValidator, PositiveInt
 
 from hpctrain.config import ComponentConfig
 from hpctrain.data.balance import Balance
-from hpctrain.data.curation.staging import stage
 from hpctrain.data.loader import Loader
 from hpctrain.data.memory.store import MemoryStore
 from hpctrain.data.order import Order
@@ -40,17 +39,16 @@ class ShardLoading:
         """``memory`` reads each event once, keeps it in the memory of one rank and fetches it from there (needs MPI)."""
         replica_ranks: PositiveInt | None = None
         """Ranks that hold one copy of the dataset together when ``store`` is ``memory``; None: all of them."""
-        stage: tuple[str, ...] = ()
+        stage: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
         """Node-local folders to copy the shards to before training, the first that is there; may name environment
-        variables, as in ``$SLURM_TMPDIR``. Empty reads them where they are."""
+        variables, as in ``$SLURM_TMPDIR``. The word ``site`` stands for those of the experiment's ``site``. Empty
+        reads them where they are."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def open(self, directory: Path, names: Sequence[str], communicator: Communicator) -> Source:
         """The fields named of a shard directory's events. Every rank calls it. Raises ``UserError``."""
-        if self.config.stage:
-            directory = stage(directory, self.config.stage, communicator)
         dataset = ShardDataset.open(directory)
         if self.config.store == "disk" or communicator.size == 1:
             return dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,13 +31,17 @@ class ExistingShards:
 
     def check(self) -> None:
         """Raise ``UserError`` when a split is not there or not whole."""
+        folder = self._folder()
         for split in SPLITS:
-            if not (self._folder() / split / "dataset.json").is_file():
+            if not (folder / split / "dataset.json").is_file():
+                one = (folder / "dataset.json").is_file()
                 raise UserError(
-                    f"generate.path: {self._folder()} has no {split}/dataset.json",
-                    hint="A ShardWriter writes it when it is closed; docs/data.md shows how",
+                    f"generate.path: {folder} {'is one dataset, not three' if one else f'has no {split}/dataset.json'}",
+                    hint=f"`hpctrain data split {shlex.quote(str(folder))} --output NEW` makes train, validation and test"
+                    if one
+                    else "A ShardWriter writes it when it is closed; docs/data.md shows how",
                 )
-            ShardDataset.open(self._folder() / split)
+            ShardDataset.open(folder / split)
 
     def inputs(self) -> list[str]:
         """Checksum of each ``dataset.json``, which has those of the shards: other data are other inputs."""
@@ -44,6 +49,10 @@ class ExistingShards:
             return []
         paths = [self._folder() / split / "dataset.json" for split in SPLITS]
         return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths]
+
+    def reads(self) -> list[Path]:
+        """What is read from outside the run."""
+        return [self._folder(), *(self._folder() / split for split in SPLITS)]
 
     def run(self, run: RunDirectory, tracker: Tracker) -> dict[str, Any]:
         """Link the splits into ``RUN/data`` after every shard was read and agreed with its checksum."""

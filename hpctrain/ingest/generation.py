@@ -18,13 +18,13 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from hpctrain import machine
-from hpctrain.config import AnyComponent, ComponentConfig, Section, component, section
+from hpctrain.config import AnyComponent, ComponentConfig, component, section
 from hpctrain.data.curation.feature_scale import FeatureScale
 from hpctrain.files import as_user_error
 from hpctrain.ingest.assemble import Sample, write_splits
 from hpctrain.ingest.chunks import Chunk, Settings, plan, versions
 from hpctrain.ingest.clusters.base import Cluster
-from hpctrain.ingest.parts import Part, find_part, make_part
+from hpctrain.ingest.parts import Part, find_part, find_parts, make_part
 from hpctrain.ingest.scale import Scale
 from hpctrain.ingest.speed import Speed
 from hpctrain.ingest.summary import empty_warning, overview
@@ -32,6 +32,7 @@ from hpctrain.ingest.workers import run_tasks
 from hpctrain.physics.generator import require_physics
 from hpctrain.physics.processes import Process
 from hpctrain.run import RunDirectory
+from hpctrain.section import Section
 from hpctrain.track import Tracker
 
 FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -164,11 +165,7 @@ class Generation(ABC):
         """Every chunk's part by the chunk's index, made now or found from before; and how fast it went."""
         for stale in folder.glob("dask-*"):  # of a run that was killed
             shutil.rmtree(stale, ignore_errors=True)
-        parts: dict[int, Part] = {}
-        for chunk in chunks:
-            part = find_part(chunk, folder)
-            if part is not None:
-                parts[chunk.index] = part
+        parts = find_parts(chunks, folder, lambda done, of: tracker.progress(done, of, "parts checked"))
         missing = [chunk for chunk in chunks if chunk.index not in parts]
         found = sum(part.generated for part in parts.values())
         if parts:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hpctrain import machine
 from hpctrain.data.columns import count
 from hpctrain.data.schema import ShardInfo
 from hpctrain.data.shard_file import same_file, write_shard
@@ -15,6 +18,9 @@ from hpctrain.errors import UserError
 from hpctrain.files import read_json, write_json
 from hpctrain.ingest.chunks import Chunk
 from hpctrain.physics.generator import CrossSection
+
+THREADS = 8
+"""Parts checked at once, at most: a checksum keeps a core busy, outside of Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -73,3 +79,24 @@ def find_part(chunk: Chunk, folder: Path) -> Part | None:
     except (UserError, KeyError, TypeError, ValueError):
         return None
     return part
+
+
+def find_parts(
+    chunks: Sequence[Chunk], folder: Path, progress: Callable[[int, int], None] = lambda done, of: None
+) -> dict[int, Part]:
+    """``find_part`` of every chunk, by the chunk's index and in the order of ``chunks``; those not whole are left out.
+
+    ``progress`` hears how many chunks were looked at, of how many; never where ``folder`` holds no part at all.
+    """
+    if next(folder.glob("*.json"), None) is None:
+        return {}
+    pool = ThreadPoolExecutor(min(THREADS, machine.cores()), thread_name_prefix="parts")
+    found = {}
+    try:
+        for number, part in enumerate(pool.map(lambda chunk: find_part(chunk, folder), chunks)):
+            if part is not None:
+                found[chunks[number].index] = part
+            progress(number + 1, len(chunks))
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for thousands
+    return found

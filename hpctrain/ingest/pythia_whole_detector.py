@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from hpctrain.config import Section
 from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.errors import UserError
 from hpctrain.ingest.assemble import Sample
@@ -21,6 +20,7 @@ from hpctrain.physics.detector import DETECTOR_LABEL, describe_detector
 from hpctrain.physics.pileup import describe_pileup
 from hpctrain.physics.processes import Process, find_process, uncovered_pthat
 from hpctrain.registry import register
+from hpctrain.section import Section
 
 
 class ProcessConfig(Section):

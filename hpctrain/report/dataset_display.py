@@ -52,11 +52,11 @@ def draw_dataset(dataset: ShardDataset, path: Path, rows: Sequence[int] | None =
     """
     if not dataset.events:
         raise UserError(f"{dataset.directory} has no events to draw")
-    chosen = typical_rows(dataset) if rows is None else np.asarray(rows, dtype=np.int64)
-    if not len(chosen) or chosen.min() < 0 or chosen.max() >= dataset.events:
+    if rows is not None and not all(0 <= row < dataset.events for row in rows):
         raise UserError(
-            f"{dataset.directory} has the events 0 to {dataset.events - 1}, not all of {chosen.tolist()}"
+            f"{dataset.directory} has the events 0 to {dataset.events - 1}, not all of {list(rows)}"
         )
+    chosen = typical_rows(dataset) if rows is None else np.asarray(rows, dtype=np.int64)
     panels = plan(dataset.fields, dataset.provenance)[:MOST_PANELS]
     with house_style():
         if panels:

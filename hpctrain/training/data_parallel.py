@@ -14,6 +14,7 @@ from torch import nn
 
 from hpctrain import machine
 from hpctrain.config import AnyComponent, ComponentConfig, component, section
+from hpctrain.data.curation.staging import staged
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator, broadcast_state
@@ -111,9 +112,11 @@ class _Session:
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
         loading = experiment.data.build()
+        places = {split: staged(run, split, communicator, tracker) for split in ("train", "validation")}
+        self.copies = {split: place for split, place in places.items() if place != run.data / split}
         self.train, self.validation = (
-            loading.loader(run.data / split, self.task.fields, communicator, self.task.balance)
-            for split in ("train", "validation")
+            loading.loader(place, self.task.fields, communicator, self.task.balance)
+            for place in places.values()
         )
         self.order = loading.order(train, config.global_batch_size, experiment.seed)
         times = self.order.times_read(communicator.size)
@@ -279,8 +282,14 @@ class _Session:
         """Headline figures; validation figures are those of the best epoch."""
         position = self.position
         best = position.history[position.best_epoch]
+        headline = f"validation AUC {best.get('validation_auc', float('nan')):.4f} after epoch {position.best_epoch + 1}"
+        if self.copies:
+            headline += f", shards staged in {self.copies['train'].parent}"
         return {
-            "headline": f"validation AUC {best.get('validation_auc', float('nan')):.4f} after epoch {position.best_epoch + 1}",
+            "headline": headline,
+            **(
+                {"staged": {split: str(place) for split, place in self.copies.items()}} if self.copies else {}
+            ),
             "ranks": self.communicator.size,
             "threads_per_rank": torch.get_num_threads(),
             "epochs": position.epoch,

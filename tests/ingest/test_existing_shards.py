@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from hpctrain.cli import main
 from hpctrain.config import Experiment
 from hpctrain.errors import UserError
 from hpctrain.run import RunDirectory
@@ -53,3 +54,30 @@ def test_what_is_missing_or_damaged_is_named(mine, tmp_path):
         step.check()
     with pytest.raises(UserError, match=r"generate.path is not given"):
         Experiment.from_mapping({"name": "x", "generate": "shards"}).generate.build().check()
+
+
+def test_the_runs_own_events_are_not_what_it_reads(toy_run, tmp_path, capsys):
+    """They would be moved away before they are read."""
+    run = toy_run("x")
+    (tmp_path / "links").mkdir()
+    for split in ("train", "validation", "test"):
+        (tmp_path / "links" / split).symlink_to(run.data / split)
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    for path in (run.data, tmp_path / "links"):
+        settings = f"generate={{kind: shards, path: '{path}'}}"
+        with pytest.raises(SystemExit) as caught:
+            main(["generate", str(run.path), settings, "--force"])
+        assert caught.value.code == 2
+        assert "which 'generate' of this run writes itself. Give name=NEW" in capsys.readouterr().err
+    after = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    assert {path: content for path, content in after.items() if path in before} == before
+
+
+def test_one_dataset_is_to_be_split_first(mine):
+    experiment = Experiment.from_mapping(
+        {"name": "x", "generate": {"kind": "shards", "path": str(mine / "train")}}
+    )
+    with pytest.raises(
+        UserError, match=r"is one dataset, not three. `hpctrain data split /.*mine/train --output"
+    ):
+        experiment.generate.build().check()

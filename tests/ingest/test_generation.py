@@ -129,6 +129,29 @@ def test_an_interrupted_one_goes_on_and_ends_the_same(run: Run) -> None:
     assert _files(directory) == _files(whole)
 
 
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_part_that_is_damaged_is_done_again(run: Run) -> None:
+    whole, _ = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", _shuffled, stop_after=9)
+    folder = whole.path.with_name("stopped") / "data" / "parts"
+    shards = sorted(folder.glob("*.h5"))
+    _flip(shards[1])
+    shards[3].write_bytes(shards[3].read_bytes()[:-1])
+    shards[4].unlink()
+    shards[6].with_suffix(".json").write_text('{"file": ')
+    shards[7].with_suffix(".json").write_text("[]")
+    directory, _ = run("stopped")
+    resumed = next(line for line in read_metrics(directory.metrics_path) if line["event"] == "resumed")
+    assert resumed["parts"] == 4
+    assert _files(directory) == _files(whole)
+
+
 def test_parts_of_other_settings_are_not_used(run: Run) -> None:
     with pytest.raises(KeyboardInterrupt):
         run("one", stop_after=5)

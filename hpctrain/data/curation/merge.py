@@ -29,21 +29,22 @@ def merge(
     output: Path,
     *,
     copy: bool = False,
-    drop_scale: bool = False,
     progress: Progress = lambda done, total: None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> DatasetInfo:
     """Join datasets of the same fields into one at ``output``, their events one after the other.
 
     Shards are hard links to the parts' files, which may be deleted afterwards; ``copy`` (or another file system)
     copies them instead, held to their SHA-256. ``output`` appears whole or not at all. Memory: what the
-    ``dataset.json`` of the parts hold. Raises ``UserError`` when fields or scale constants differ, an event
-    would be in twice, a shard is not what its dataset says, or the disk is full.
+    ``dataset.json`` of the parts hold. ``warn`` is told of each scale constant that differs between the parts and
+    is left out. Raises ``UserError`` when fields differ, an event would be in twice, a shard is not what its dataset
+    says, or the disk is full.
     """
     opened = [(str(part), ShardDataset.open(part).info) for part in parts]
     _check_fields(opened)
     _check_repeats(parts, opened)
     provenance = join(opened)
-    scale = {} if drop_scale else join_scale(opened)
+    scale, differ = join_scale(opened)
     fields = opened[0][1].fields
     shards: list[ShardInfo] = []
     total = sum(len(info.shards) for _, info in opened)
@@ -62,6 +63,8 @@ def merge(
             scale=scale,
         )
         write_json(folder / "dataset.json", merged.model_dump(mode="json"))
+    for line in differ:
+        warn(line)
     return merged
 
 

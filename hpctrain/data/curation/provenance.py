@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain.data.schema import DatasetInfo
-from hpctrain.errors import UserError
 
 Provenance = dict[str, Any]
 
@@ -57,26 +56,32 @@ def _leaves(directory: str, provenance: Provenance, events: int) -> list[tuple[s
     ]
 
 
-def join_scale(parts: Sequence[tuple[str, DatasetInfo]]) -> dict[str, Any]:
-    """Scale constants that hold for all parts: the largest ``image_max``, the others where they are equal.
+def join_scale(parts: Sequence[tuple[str, DatasetInfo]]) -> tuple[dict[str, Any], list[str]]:
+    """Scale constants that hold for all parts, and what differs: a line for each constant that is left out.
 
-    Parts without events do not count. Raises ``UserError`` naming a constant and the parts that differ in it.
+    ``image_max`` is the largest of the parts, the others stay where they are equal. Means and spreads of parts cannot
+    be joined: they are of training events, and nobody noted of how many. Parts without events do not count.
     """
     filled = [(directory, info.scale) for directory, info in parts if info.events]
-    if not filled:
-        return {}
-    first, scale = filled[0][0], dict(filled[0][1])
-    for directory, other in filled[1:]:
-        for key in sorted({*scale, *other}):
-            ours, theirs = scale.get(key), other.get(key)
-            if key == "image_max" and ours and theirs and len(ours) == len(theirs):
-                scale[key] = [max(pair) for pair in zip(ours, theirs, strict=True)]
-            elif ours != theirs:
-                raise UserError(
-                    f"the scale constant '{key}' is {_short(ours)} in {first} and {_short(theirs)} in {directory}",
-                    hint="Leave the constants out with --drop-scale; `hpctrain data split` computes them again",
-                )
-    return scale
+    scale: dict[str, Any] = {}
+    differ = []
+    for key in dict.fromkeys(key for _, constants in filled for key in constants):
+        first, value = filled[0][0], filled[0][1].get(key)
+        other = next(((d, c.get(key)) for d, c in filled if c.get(key) != value), None)
+        values = [constants.get(key) for _, constants in filled]
+        if other is None:
+            scale[key] = value
+        elif key == "image_max" and _alike(values):
+            scale[key] = [max(channel) for channel in zip(*values, strict=True)]
+        else:
+            differ.append(f"'{key}' is {_short(value)} in {first} and {_short(other[1])} in {other[0]}")
+    return scale, differ
+
+
+def _alike(values: Sequence[Any]) -> bool:
+    """Whether all are lists of as many numbers."""
+    lists = all(isinstance(v, list) and all(isinstance(n, int | float) for n in v) for v in values)
+    return lists and len({len(v) for v in values}) == 1
 
 
 def _short(value: Any) -> str:

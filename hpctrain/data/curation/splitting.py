@@ -23,7 +23,7 @@ from hpctrain.data.curation.feature_scale import FeatureScale
 from hpctrain.data.curation.image_scale import ImageScale
 from hpctrain.data.curation.inspection import is_integer
 from hpctrain.data.curation.provenance import NAMES, Numbering
-from hpctrain.data.curation.whole_directory import whole_directory
+from hpctrain.data.curation.whole_directory import usable, whole_directory
 from hpctrain.data.shard_file import Compression
 from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.data.shards import ShardDataset
@@ -47,7 +47,7 @@ class Plan:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if min(self.fractions) <= 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        if not (min(self.fractions) > 0 and abs(sum(self.fractions) - 1) <= 1e-6):  # nan is neither
             raise UserError(
                 f"the fractions {' '.join(f'{f:g}' for f in self.fractions)} are not three positive numbers that add up to 1",
                 hint="For example --fractions 0.6 0.15 0.25",
@@ -81,6 +81,7 @@ def split(
     beside ``output`` and needs its size there twice. Raises ``UserError`` (too few events or groups, a field
     that cannot be split by, full disk, damaged shards). ``progress`` is told of events read and written.
     """
+    usable(output)  # before everything is read
     dataset = ShardDataset.open(directory)
     return Splitter(dataset, plan, memory, progress).write(output, compression)
 

@@ -15,15 +15,73 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from hpctrain.config import Experiment
 from hpctrain.data.curation.shard_copy import Progress, ShardCopy
 from hpctrain.data.schema import DatasetInfo
 from hpctrain.data.shards import ShardDataset
 from hpctrain.data.together import together
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator
+from hpctrain.run import RunDirectory
+from hpctrain.site import known_sites, load_site
+from hpctrain.track import Tracker
 
 LONGEST_PAUSE = 1.0
 """Seconds between two looks of waiting ranks at whether all copies are made."""
+SITE = "site"
+"""Among the folders to try: those of the site. A folder of that name is ``./site``."""
+
+
+def folders(experiment: Experiment) -> tuple[str, ...]:
+    """What ``data.stage`` of an experiment says to try, with the folders that its site has.
+
+    Empty where shards are to be read where they are, or the site has no such folder. Raises ``UserError`` when
+    the site is not known, or none is named and one is asked for.
+    """
+    site = load_site(experiment.site) if experiment.site else None
+    words = _words(experiment)
+    if SITE in words and site is None:
+        raise UserError(
+            "data.stage asks for the folders of the site, and no site is named",
+            hint=f"Give site=NAME ({', '.join(sorted(known_sites()))}) or site=FILE.yaml",
+        )
+    own = site.node_local if site else ()
+    return tuple(folder for word in words for folder in (own if word == SITE else (word,)))
+
+
+def staged(run: RunDirectory, split: str, communicator: Communicator, tracker: Tracker) -> Path:
+    """Where a rank reads a split of a run: the copy on its node where ``data.stage`` wants one, else the original.
+
+    Every rank calls this; the tracker shows the copy on the first one's node. Raises ``UserError`` (see ``stage``).
+    """
+    directory = run.data / split
+    if not _words(run.experiment):
+        return directory
+    with together(communicator):
+        # One rank reads the site's file: it may be edited meanwhile, and all must do the same.
+        candidates = folders(run.experiment) if communicator.rank == 0 else ()
+    candidates = communicator.gather(candidates)[0]
+    if not candidates:
+        text = f"the site {run.experiment.site} has no node-local folder: {directory} is read where it is"
+        tracker.log("warning", text=text)
+        return directory
+    started = time.monotonic()
+    place = stage(
+        directory,
+        candidates,
+        communicator,
+        lambda done, total: tracker.progress(
+            round(done / 1e6, 1), round(total / 1e6, 1), f"MB of {split} staged"
+        ),
+    )
+    tracker.log("staged", split=split, directory=str(place), wall_s=round(time.monotonic() - started, 3))
+    return place
+
+
+def _words(experiment: Experiment) -> tuple[str, ...]:
+    """``data.stage``; another way of reading data may have no such key."""
+    words: tuple[str, ...] = getattr(experiment.data, "stage", ())
+    return words
 
 
 def stage(
@@ -77,11 +135,14 @@ def _target(directory: Path, content: bytes, candidates: Sequence[str]) -> Path:
         names = re.findall(r"\$\{?(\w+)", candidate)
         unset = [name for name in names if not os.environ.get(name)]
         if unset or not candidate:
-            refused.append(f"{candidate} ({', '.join(unset) or 'it'} is not set)")
+            refused.append(f"{candidate} ({', '.join(unset)} is not set)" if unset else "'' (empty)")
             continue
-        folder = Path(os.path.expandvars(candidate)).expanduser()
-        if not folder.is_dir():
+        folder = Path(os.path.expanduser(os.path.expandvars(candidate)))  # noqa: PTH111 - leaves an unknown ~user as it is
+        if not os.path.isdir(folder):  # noqa: PTH112 - never raises
             refused.append(f"{candidate} ({folder} is not a folder)")
+            continue
+        if os.path.exists(folder / "dataset.json"):  # noqa: PTH110 - never raises
+            refused.append(f"{candidate} ({folder} is a dataset)")
             continue
         try:
             (folder / name).mkdir(exist_ok=True)
@@ -93,7 +154,7 @@ def _target(directory: Path, content: bytes, candidates: Sequence[str]) -> Path:
         return folder / name
     raise UserError(
         f"no folder to stage {directory} to on {socket.gethostname()}: {', '.join(refused) or 'none is named'}",
-        hint="Name one that is there in data.stage, or leave data.stage empty to read the shards where they are",
+        hint="Name one that is there (data.stage, --to), or leave data.stage empty to read the shards where they are",
     )
 
 

@@ -18,10 +18,9 @@ def whole_directory(output: Path) -> Iterator[Path]:
     """A folder beside ``output`` to write into; it takes that name on a clean exit and is removed after an error.
 
     What a process that was killed left behind goes when the next one writes the same ``output``.
-    Raises ``UserError`` when ``output`` holds anything, or cannot be written.
+    A link is followed. Raises ``UserError`` when ``output`` cannot be one (see ``usable``), or cannot be written.
     """
-    output = output.absolute()
-    _refuse_filled(output)
+    output = usable(output)
     folder = output.with_name(f".{output.name}.{uuid.uuid4().hex[:12]}.writing")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +33,7 @@ def whole_directory(output: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # without locks nobody removes what was abandoned
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # for as long as this process lives
         yield folder
-        _refuse_filled(output)
+        usable(output)
         try:
             folder.rename(output)  # takes the place of an empty folder, of no other
         except OSError as error:
@@ -44,12 +43,33 @@ def whole_directory(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _refuse_filled(output: Path) -> None:
-    if output.is_dir() and any(output.iterdir()):
-        what = "already holds a dataset" if (output / "dataset.json").exists() else "exists and is not empty"
-        raise UserError(f"{output} {what}", hint="Delete it or write elsewhere")
-    if output.exists() and not output.is_dir():
-        raise UserError(f"{output} exists and is no folder", hint="Write elsewhere")
+def usable(output: Path) -> Path:
+    """Where ``output`` is, links followed. Raises ``UserError`` when a new directory cannot take that name.
+
+    That is when it holds anything, is no folder, is a mount point (which nothing can take the place of) or lies in
+    a dataset, whose folder is never changed.
+    """
+    path = Path(os.path.realpath(output))
+    try:
+        if path.is_symlink():
+            raise UserError(f"{output} is a link to itself", hint="Write elsewhere")
+        if path.is_dir() and any(path.iterdir()):
+            what = (
+                "already holds a dataset" if (path / "dataset.json").exists() else "exists and is not empty"
+            )
+            raise UserError(f"{output} {what}", hint="Delete it or write elsewhere")
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{output} exists and is no folder", hint="Write elsewhere")
+        if path.is_mount():
+            raise UserError(
+                f"{output} is a mount point", hint=f"Write into a new folder in it: {output / 'NAME'}"
+            )
+        dataset = next((parent for parent in path.parents if (parent / "dataset.json").exists()), None)
+    except OSError as error:
+        raise as_user_error(error, output) from error
+    if dataset is not None:
+        raise UserError(f"{output} lies in the dataset {dataset}", hint="Write elsewhere")
+    return path
 
 
 def _remove_abandoned(output: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,9 @@ FIELDS = {
     "source": DenseField(dtype="int64"),
     "energy": DenseField(),
 }
+
+
+HITS = {"hits": {"mean": [1.0], "std": [1.0]}}
 
 
 def columns(events, seed):
@@ -154,26 +158,38 @@ def test_scale_constants(tmp_path):
     parts = [
         write(tmp_path / str(n), 10 if scale else 0, n, scale=scale) for n, scale in enumerate(constants)
     ]
-    assert merge(parts, tmp_path / "whole").scale == {"image_max": [4.0, 5.0], "other": 1}
+    told = []
+    scale = merge(parts, tmp_path / "whole", warn=told.append).scale
+    assert scale == {"image_max": [4.0, 5.0], "other": 1}
+    assert not told
 
 
 @pytest.mark.parametrize(
-    ("scale", "words"),
+    ("scale", "kept", "words"),
     [
-        ({"image_max": [1.0, 1.0], "mean": 2.0}, r"constant 'mean' is 1.0 in .*a and 2.0 in .*b"),
-        ({"image_max": [1.0, 1.0]}, r"constant 'mean' is 1.0 in .*a and missing in .*b"),
-        ({"image_max": [1.0], "mean": 1.0}, r"constant 'image_max' is \[1.0, 1.0\] in"),
+        (
+            {"image_max": [0.5, 2.0], "hits": {"mean": [2.0], "std": [1.0]}},
+            {"image_max": [1.0, 2.0]},
+            r"'hits' is {\"mean\": \[1.0\], \"std\": \[1.0\]} in .*a and {\"mean\": \[2.0\], .* in .*b",
+        ),
+        ({"image_max": [1.0, 1.0]}, {"image_max": [1.0, 1.0]}, r"'hits' is .* in .*a and missing in .*b"),
+        ({"image_max": [1.0], **HITS}, HITS, r"'image_max' is \[1.0, 1.0\] in .*a and \[1.0\] in .*b"),
+        ({"image_max": "large", **HITS}, HITS, r"'image_max' is \[1.0, 1.0\] in .*a and \"large\" in .*b"),
+        ({"image_max": [1.0, None], **HITS}, HITS, r"'image_max' is .* and \[1.0, null\] in .*b"),
     ],
 )
-def test_scale_constants_that_differ_are_refused_with_a_cure(tmp_path, scale, words):
+def test_scale_constants_that_differ_are_left_out_with_a_word(tmp_path, scale, kept, words):
+    """Also where a third part agrees with the first again."""
+    first = {"image_max": [1.0, 1.0], **HITS}
     parts = [
-        write(tmp_path / "a", 10, 0, scale={"image_max": [1.0, 1.0], "mean": 1.0}),
-        write(tmp_path / "b", 10, 1, scale=scale),
+        write(tmp_path / name, 10, seed, scale=constants)
+        for seed, (name, constants) in enumerate({"a": first, "b": scale, "c": first}.items())
     ]
-    with pytest.raises(UserError, match=words) as caught:
-        merge(parts, tmp_path / "whole")
-    assert "--drop-scale" in caught.value.hint
-    assert merge(parts, tmp_path / "whole", drop_scale=True).scale == {}
+    told = []
+    assert merge(parts, tmp_path / "whole", warn=told.append).scale == kept
+    assert ShardDataset.open(tmp_path / "whole").scale == kept
+    (line,) = told
+    assert re.match(words, line)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,17 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from hpctrain.config import Experiment
 from hpctrain.data.curation import shard_copy
-from hpctrain.data.curation.staging import stage
+from hpctrain.data.curation.staging import folders, stage, staged
 from hpctrain.data.shard_file import same_file
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import SingleCommunicator
+from hpctrain.steps import fingerprint
+from hpctrain.track import read_metrics
 
 ALONE = SingleCommunicator()
 
@@ -218,6 +222,88 @@ def test_a_disk_that_fills_up_meanwhile(tmp_path, small_disk, write_toy):
     (small_disk / "filler").unlink()
     assert whole(stage(small, [str(small_disk)], ALONE), small)
     assert {name: files(copy)[name] for name in before} == before
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """Writes a site of the user's own, called ``here``."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    folder = tmp_path / "config" / "hpctrain" / "sites"
+    folder.mkdir(parents=True)
+
+    def write(*node_local: object) -> None:
+        folders = ", ".join(f"'{each}'" for each in node_local)
+        (folder / "here.yaml").write_text(f"name: here\nnode_local: [{folders}]\n")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["data.stage=[$A, /b]"], ("$A", "/b")),
+        (["data.stage=$A"], ("$A",)),
+        (["data.stage=site"], ("$NODE", "/local")),
+        (["data.stage=[$A, site, /b]"], ("$A", "$NODE", "/local", "/b")),
+        (["data.stage=./site"], ("./site",)),
+        (["data.stage=site", "site=laptop"], ()),
+        ([], ()),
+    ],
+)
+def test_the_word_site_stands_for_what_the_site_has(site, settings, expected):
+    site("$NODE", "/local")
+    experiment = Experiment.from_mapping({"name": "x", "site": "here"}, settings)
+    assert folders(experiment) == expected
+    assert folders(Experiment.from_mapping(yaml.safe_load(experiment.to_yaml()))) == expected
+
+
+def test_a_site_that_is_not_there_or_not_named_is_told(site):
+    site("/local")
+    with pytest.raises(
+        UserError, match=r"no site is named. Give site=NAME \(cori-knl, generic-cpu, here, laptop, perl"
+    ):
+        folders(Experiment.from_mapping({"name": "x", "data": {"stage": "site"}}))
+    with pytest.raises(UserError, match=r"unknown site 'her'. did you mean 'here'"):
+        folders(Experiment.from_mapping({"name": "x", "site": "her"}))
+
+
+@pytest.mark.mpi
+def test_a_run_says_where_its_shards_are_and_how_far_the_copy_is(place, world, toy_run, site, monkeypatch):
+    (place / "node").mkdir(exist_ok=True)
+    if world.rank == 0:  # alone reads the file
+        site(place / "node")
+    run = toy_run("x", "data.stage=site", "site=here")
+    run.path = Path(world.gather(str(run.path))[0])
+    world.barrier()
+    shown = []
+    with run.tracker("train", active=world.rank == 0) as tracker:
+        monkeypatch.setattr(tracker, "progress", lambda *values: shown.append(values))
+        copy = staged(run, "train", world, tracker)
+    assert copy.parent == place / "node"
+    assert world.gather(bool(shown)) == [True] + [False] * (world.size - 1), "one rank of the node copies"
+    if world.rank == 0:
+        (line,) = read_metrics(run.metrics_path)
+        assert (line["event"], line["split"], line["directory"]) == ("staged", "train", str(copy))
+        size = sum(shard.bytes for shard in ShardDataset.open(run.data / "train").info.shards)
+        assert shown[-1] == (round(size / 1e6, 1), round(size / 1e6, 1), "MB of train staged")
+
+
+def test_a_site_without_folders_reads_where_they_are_and_says_so(toy_run):
+    run = toy_run("x", "data.stage=site", "site=perlmutter-cpu")
+    with run.tracker("train") as tracker:
+        assert staged(run, "train", ALONE, tracker) == run.data / "train"
+    (line,) = read_metrics(run.metrics_path)
+    assert line["event"] == "warning"
+    assert "perlmutter-cpu has no node-local folder" in line["text"]
+
+
+def test_another_site_is_no_other_training(toy_run):
+    """Where it runs, and where its bytes are copied to, is nothing that results follow from."""
+    run = toy_run("x", "site=laptop")
+    moved = run.experiment.model_copy(
+        update={"site": "cori-knl", "data": run.experiment.data.model_copy(update={"stage": ("site",)})}
+    )
+    assert fingerprint("train", moved, run) == fingerprint("train", run.experiment, run)
 
 
 KILLED = """

@@ -1,5 +1,6 @@
 """Memory across ranks: the same events as from disk, whoever has them. The same tests on one rank and on N."""
 
+import json
 import subprocess
 import sys
 import time
@@ -380,7 +381,10 @@ def test_training_from_memory_is_training_from_disk_killed_or_not(toy_run, tmp_p
     assert time.monotonic() - began < 30, "the other rank did not notice"
     (run.logs / "train.log").unlink()
     assert end(start(run)) == 0, (run.logs / "train.log").read_text()
-    assert len(list((tmp_path / "node").iterdir())) == 2, "train and validation, copied once"
+    copies = {path.name.split("-")[2]: str(path) for path in (tmp_path / "node").iterdir()}
+    result = json.loads((run.logs / "train.result.json").read_text())["summary"]
+    assert result["staged"] == copies, "train and validation, copied once"
+    assert result["headline"].endswith(f"shards staged in {tmp_path / 'node'}")
     # MPI would complain at its end of memory that was not given back
     assert "WARN" not in (run.logs / "train.log").read_text()
     from_disk, from_memory = (Checkpoints(r.checkpoints).latest() for r in (disk, run))
