@@ -29,14 +29,19 @@ class ExistingShards:
         self.config = config
 
     def check(self) -> None:
-        """Raise ``UserError`` when a split is not there or not whole."""
+        """Raise ``UserError`` when a split is not there, not whole or empty."""
         for split in SPLITS:
             if not (self._folder() / split / "dataset.json").is_file():
                 raise UserError(
                     f"generate.path: {self._folder()} has no {split}/dataset.json",
                     hint="A ShardWriter writes it when it is closed; docs/data.md shows how",
                 )
-            ShardDataset.open(self._folder() / split)
+            dataset = ShardDataset.open(self._folder() / split)
+            if not dataset.events:
+                raise UserError(
+                    f"{dataset.directory} holds no events",
+                    hint="Write some into it: each of the three is needed",
+                )
 
     def inputs(self) -> list[str]:
         """Checksum of each ``dataset.json``, which has those of the shards: other data are other inputs."""
