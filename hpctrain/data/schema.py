@@ -193,6 +193,22 @@ def first_problem(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
+def no_events(fields: Fields) -> Columns:
+    """Columns without events, of the types and shapes that ``fields`` say."""
+    empty: Columns = {}
+    for name, field in fields.items():
+        if field.kind == "dense":
+            empty[name] = np.zeros((0, *field.shape), dtype=field.dtype)
+        elif field.kind == "ragged":
+            empty[name] = RaggedRows(
+                np.zeros(1, dtype=np.int64), np.zeros((0, *field.shape), dtype=field.dtype)
+            )
+        else:
+            indices = np.zeros(0, dtype=index_dtype(math.prod(field.shape)))
+            empty[name] = SparseRows(np.zeros(1, dtype=np.int64), indices, np.zeros(0, dtype=field.dtype))
+    return empty
+
+
 def check(columns: Columns, fields: Fields, where: str, *, hint: str = "") -> int:
     """Number of events, when ``columns`` is what ``fields`` says. Raises ``UserError`` naming ``where`` and field."""
     if set(columns) != set(fields):

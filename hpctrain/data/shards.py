@@ -16,7 +16,7 @@ import numpy as np
 
 from hpctrain.data.checksums import BLOCK_ROWS
 from hpctrain.data.columns import Array, Columns, concatenate, take
-from hpctrain.data.schema import DatasetInfo, Fields
+from hpctrain.data.schema import DatasetInfo, Fields, no_events
 from hpctrain.data.shard_file import CURE, ShardFile
 from hpctrain.errors import UserError
 
@@ -93,8 +93,10 @@ class ShardDataset:
         return sum(self._shard(number).nbytes for number in shards) / max(1, events)
 
     def read_range(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
-        """Events ``start`` to ``stop``: one long read of each array of each shard."""
+        """Events ``start`` to ``stop``: one long read of each array of each shard. There may be none."""
         wanted = list(self.fields) if names is None else list(names)
+        if start == stop and 0 <= start <= self.events:
+            return no_events({name: self.fields[name] for name in wanted})
         return concatenate(
             [self._shard(shard).read(low, high, wanted) for shard, low, high in self._pieces(start, stop)]
         )

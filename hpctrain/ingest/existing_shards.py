@@ -30,7 +30,7 @@ class ExistingShards:
         self.config = config
 
     def check(self) -> None:
-        """Raise ``UserError`` when a split is not there or not whole."""
+        """Raise ``UserError`` when a split is not there, not whole or empty."""
         folder = self._folder()
         for split in SPLITS:
             if not (folder / split / "dataset.json").is_file():
@@ -41,7 +41,12 @@ class ExistingShards:
                     if one
                     else "A ShardWriter writes it when it is closed; docs/data.md shows how",
                 )
-            ShardDataset.open(folder / split)
+            dataset = ShardDataset.open(folder / split)
+            if not dataset.events:
+                raise UserError(
+                    f"{dataset.directory} holds no events",
+                    hint="Write some into it: each of the three is needed",
+                )
 
     def inputs(self) -> list[str]:
         """Checksum of each ``dataset.json``, which has those of the shards: other data are other inputs."""

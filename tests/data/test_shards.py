@@ -1,5 +1,7 @@
 import multiprocessing
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -10,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpctrain.data.columns import RaggedRows, SparseRows, nbytes, part, take
-from hpctrain.data.schema import DenseField, RaggedField, SparseField
+from hpctrain.data.loader import Loader
+from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.shard_file import write_shard
 from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.data.shards import ShardDataset
+from hpctrain.data.stored_array import StoredArray
 from hpctrain.errors import UserError
 
 FIELDS = {
@@ -154,3 +159,100 @@ def test_unfinished_dataset_says_so(tmp_path):
     (tmp_path / "d").mkdir()
     with pytest.raises(UserError, match=r"no dataset at .* dataset.json is missing"):
         ShardDataset.open(tmp_path / "d")
+
+
+def test_a_dataset_without_events_is_read_as_such(tmp_path):
+    with ShardWriter(tmp_path / "d", FIELDS):
+        pass
+    empty = ShardDataset.open(tmp_path / "d")
+    assert (len(empty), empty.row_bytes, list(empty.chunks(["label"]))) == (0, 0.0, [])
+    same(empty.read_range(0, 0), part(columns(3), 0, 0))
+    assert len(empty.column("image")) == 0
+    assert list(Loader(empty).sequential(4)) == []
+    with pytest.raises(IndexError):
+        empty.read_range(0, 1)
+
+
+def test_a_shard_without_events_among_others(tmp_path):
+    """Ours has none, but the format allows it."""
+    infos = [
+        write_shard(tmp_path / f"shard-{n}.h5", FIELDS, part(columns(70), *range_))
+        for n, range_ in enumerate([(0, 0), (0, 30), (30, 30), (30, 70), (70, 70)])
+    ]
+    info = DatasetInfo(events=70, fields=FIELDS, shards=tuple(infos))
+    (tmp_path / "dataset.json").write_text(info.model_dump_json())
+    dataset = ShardDataset.open(tmp_path)
+    same(dataset.read_range(0, 70), columns(70))
+    rows = np.random.default_rng(1).permutation(70)
+    same(dataset.read(rows), take(columns(70), rows))
+
+
+def test_few_files_are_enough_for_many_shards(tmp_path):
+    """… and one that has none left says how to have more."""
+    with ShardWriter(tmp_path / "d", FIELDS, events_per_shard=2) as writer:
+        writer.append(columns(200))
+    code = f"""
+import os, resource
+from pathlib import Path
+from hpctrain.data.loader import Loader
+from hpctrain.data.shard_file import write_shard
+from hpctrain.data.shards import ShardDataset
+from hpctrain.data.stored_array import StoredArray
+from hpctrain.errors import UserError
+dataset = ShardDataset.open(Path({str(tmp_path / "d")!r}))
+used = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, used + 30))
+assert [dataset.read_range(n, n + 1)["label"][0] for n in range(200)] == list(range(200))
+assert len(dataset._open) == (used + 30) // 4
+taken = []
+try:
+    while True:
+        taken.append(os.open(".", os.O_RDONLY))
+except OSError:
+    pass
+try:
+    dataset.read_range(0, 1)
+except UserError as error:
+    assert "cannot read shard" in error.message and "Too many open files" in error.message, error
+    assert "ulimit -n" in error.hint
+else:
+    raise AssertionError("there was a file left")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_block_costs_does_not_grow_with_its_shard(tmp_path, monkeypatch):
+    """Of offsets, too, only those are read that the events asked for need."""
+    with ShardWriter(tmp_path / "d", FIELDS) as writer:
+        writer.append(columns(2000))
+    dataset = ShardDataset.open(tmp_path / "d")
+    dataset.read_range(0, 1)
+    read: list[tuple[int, int]] = []
+    original = StoredArray.read
+
+    def watched(self, descriptor, start, stop):
+        read.append((stop - start, self.nbytes))
+        return original(self, descriptor, start, stop)
+
+    monkeypatch.setattr(StoredArray, "read", watched)
+    same(dataset.read_range(640, 700), part(columns(2000), 640, 700))
+    assert (
+        dataset.counts(1990, 2000, "particles").tolist() == columns(2000)["particles"].counts[1990:].tolist()
+    )
+    offsets = [rows for rows, nbytes in read if nbytes == 8 * 2001]
+    assert offsets == [65, 65, 17]  # of blocks of 64 events, the last shorter
+
+
+@pytest.mark.parametrize("options", [{"userblock_size": 512}, {"libver": "latest"}, {"libver": "v108"}])
+def test_files_of_other_layouts_are_read_alike(tmp_path, options):
+    with ShardWriter(tmp_path / "d", FIELDS) as writer:
+        writer.append(columns(150))
+    info = DatasetInfo.read(tmp_path / "d")
+    path = tmp_path / "d" / "shard-00000.h5"
+    with h5py.File(path) as old, h5py.File(tmp_path / "new.h5", "w", **options) as new:
+        for name in old:
+            old.copy(name, new)
+    (tmp_path / "new.h5").replace(path)
+    shards = (info.shards[0].model_copy(update={"bytes": path.stat().st_size}),)
+    (tmp_path / "d" / "dataset.json").write_text(info.model_copy(update={"shards": shards}).model_dump_json())
+    same(ShardDataset.open(tmp_path / "d").read_range(0, 150), columns(150))

@@ -6,6 +6,8 @@ import pytest
 
 from hpctrain.cli import main
 from hpctrain.config import Experiment
+from hpctrain.data.schema import DenseField
+from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.errors import UserError
 from hpctrain.run import RunDirectory
 
@@ -51,6 +53,10 @@ def test_what_is_missing_or_damaged_is_named(mine, tmp_path):
         step.run(run, run.tracker("generate"))
     (mine / "validation" / "dataset.json").unlink()
     with pytest.raises(UserError, match=r"mine has no validation/dataset.json"):
+        step.check()
+    with ShardWriter(mine / "validation", {"x": DenseField()}):
+        pass
+    with pytest.raises(UserError, match=r"mine/validation holds no events"):
         step.check()
     with pytest.raises(UserError, match=r"generate.path is not given"):
         Experiment.from_mapping({"name": "x", "generate": "shards"}).generate.build().check()

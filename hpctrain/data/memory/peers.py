@@ -1,6 +1,8 @@
 """Memory that each rank of a group fills and all of them read, without disturbing its owner (MPI one-sided)."""
 
-from collections.abc import Iterable
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,8 @@ class PeerMemory:
 
     ``group`` is an mpi4py communicator, which belongs to this object from now on; None is a rank alone. Every
     rank of the group makes the object, fills ``own``, and calls ``share`` and ``close``. In between any thread
-    may ``get`` and ``wait``.
+    may ``get`` and ``wait``. A thread that still does while another one calls ``close`` ends what it has begun;
+    what it begins after that is refused (``ValueError``).
     """
 
     def __init__(self, size: int, group: Any | None) -> None:
@@ -25,6 +28,9 @@ class PeerMemory:
         self._window: Any = None
         self._shared = False
         self._closed = False
+        self._fetching = 0
+        """Threads in MPI, or copying from ``own``."""
+        self._changed = threading.Condition()
         self.rank: int = 0 if group is None else group.Get_rank()
         if group is None or group.Get_size() == 1:
             self.own: NDArray[np.uint8] = np.empty(size, dtype=np.uint8)
@@ -56,29 +62,45 @@ class PeerMemory:
 
     def get(self, owner: int, place: int, into: NDArray[Any]) -> None:
         """Begin to fetch the bytes of ``owner`` from ``place`` on into a contiguous array; ``wait`` ends it."""
-        if self._closed:
-            raise ValueError("this memory was given back")
         if not into.size:
             return
         target = into.reshape(-1).view(np.uint8)
-        if owner == self.rank:
-            target[:] = self.own[place : place + len(target)]
-            return
-        from mpi4py import MPI
+        with self._held():
+            if owner == self.rank:
+                target[:] = self.own[place : place + len(target)]
+                return
+            from mpi4py import MPI
 
-        for start in range(0, len(target), GET_BYTES):
-            piece = target[start : start + GET_BYTES]
-            self._window.Get([piece, MPI.BYTE], owner, (place + start, len(piece), MPI.BYTE))
+            for start in range(0, len(target), GET_BYTES):
+                piece = target[start : start + GET_BYTES]
+                self._window.Get([piece, MPI.BYTE], owner, (place + start, len(piece), MPI.BYTE))
 
     def wait(self, owners: Iterable[int]) -> None:
         """Until all is there that was begun to be fetched from ``owners``."""
-        for owner in owners:
-            if owner != self.rank:
-                self._window.Flush(owner)
+        with self._held():
+            for owner in owners:
+                if owner != self.rank:
+                    self._window.Flush(owner)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the memory from being given back. Raises ``ValueError`` when it was."""
+        with self._changed:
+            if self._closed:
+                raise ValueError("this memory was given back")
+            self._fetching += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._fetching -= 1
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Give the memory back, all ranks together; what was fetched stays."""
-        self._closed = True
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._fetching)
         self.own = np.empty(0, dtype=np.uint8)
         if self._window is not None:
             if self._shared:

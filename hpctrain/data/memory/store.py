@@ -132,7 +132,10 @@ class MemoryStore:
         return np.concatenate([np.diff(found) for found in starts])
 
     def close(self) -> None:
-        """Give the memory back. All ranks call it, or leave it to ``close`` of the communicator."""
+        """Give the memory back. All ranks call it, or leave it to ``close`` of the communicator.
+
+        Threads that read at that time, as those of a loader do, get what they read whole, or a ``ValueError``.
+        """
         self._memory.close()
 
     def _fetch(self, ranges: Sequence[tuple[int, int]], names: Sequence[str] | None) -> Columns:

@@ -1,8 +1,10 @@
 """Memory across ranks: the same events as from disk, whoever has them. The same tests on one rank and on N."""
 
+import itertools
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hpctrain.data.balance import Balance
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.loader import Loader
 from hpctrain.data.memory.part import Part
+from hpctrain.data.memory.peers import PeerMemory
 from hpctrain.data.memory.store import MemoryStore, group_of
 from hpctrain.data.order import Order
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
@@ -205,6 +208,83 @@ def test_what_was_read_stays_and_what_was_given_back_is_not_read(write, world):
     same(columns, dataset.read_range(0, EVENTS))
     with pytest.raises(ValueError, match="given back"):
         store.read_range(0, 1)
+
+
+@pytest.mark.mpi
+def test_given_back_while_threads_read(write, world):
+    """What is being fetched is fetched to its end, from memory that is still there; nothing is begun after that."""
+    dataset = write(EVENTS)
+    expected = dataset.read_range(0, EVENTS)
+    for pause in np.random.default_rng(world.rank).uniform(0, 0.02, 15):
+        store = MemoryStore.fill(dataset, world)
+        ends: list[ValueError] = []
+
+        def read_on(store=store):
+            while True:
+                same(store.read_range(0, EVENTS), expected)
+
+        def read(read_on=read_on, ends=ends):
+            with pytest.raises(ValueError, match="this memory was given back") as caught:
+                read_on()
+            ends.append(caught.value)
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(pause)
+        store.close()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert len(ends) == 2
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("taken", [0, 1, 5])
+def test_given_back_while_a_loader_reads_ahead(write, world, taken):
+    """Batches that come are right, then the loader says what happened; it may as well be left behind."""
+    dataset = write(EVENTS)
+    order = Order(EVENTS, 32, seed=5, block=16, window=96, lanes=3)
+    options = {"rank": world.rank, "size": world.size, "prefetch": 4}
+    for left_behind in (False, True):
+        store = MemoryStore.fill(dataset, world)
+        batches = Loader(store, **options).epoch(order, 0)
+        right = Loader(dataset, **options).epoch(order, 0)
+        assert_same_batches(itertools.islice(batches, taken), itertools.islice(right, taken))
+        store.close()
+        if left_behind:
+            del batches
+            continue
+        with pytest.raises(ValueError, match="given back"):
+            assert_same_batches(batches, right)
+
+
+def test_giving_back_waits_for_what_is_being_fetched():
+    memory = PeerMemory(8, None)
+    memory.own[:] = 7
+    memory.share()
+    copying, closed = threading.Event(), threading.Event()
+
+    class Slow(np.ndarray):
+        """Memory from which copying takes until we say so."""
+
+        def __getitem__(self, key):
+            copying.set()
+            assert not closed.wait(0.3), "the memory was given back under a copy"
+            return np.asarray(super().__getitem__(key))
+
+    memory.own = memory.own.view(Slow)
+    into = np.zeros(8, dtype=np.uint8)
+    reader = threading.Thread(target=memory.get, args=(0, 0, into))
+    reader.start()
+    assert copying.wait(30)
+    memory.close()
+    closed.set()
+    reader.join(30)
+    assert into.tolist() == [7] * 8
+    for action in (lambda: memory.get(0, 0, into), lambda: memory.wait([0])):
+        with pytest.raises(ValueError, match="given back"):
+            action()
 
 
 @pytest.mark.mpi
