@@ -36,6 +36,7 @@ bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, rank
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.many_shards
 	$(BIN)/python -m benchmarks.graph_loading
 	$(BIN)/python -m benchmarks.edges
 	$(BIN)/mpiexec -n 2 $(BIN)/python -m benchmarks.store

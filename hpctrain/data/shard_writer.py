@@ -33,7 +33,8 @@ class ShardWriter:
 
     A shard ends at ``events_per_shard`` events or ``shard_bytes`` bytes, whichever comes first, so memory is
     bounded by a few shards and the largest piece appended. ``provenance`` and ``scale`` may be filled until the
-    writer is closed. Raises ``UserError`` when ``directory`` holds a dataset or is being written by another.
+    writer is closed. What a writer left there that did not finish is removed before the first shard is written.
+    Raises ``UserError`` when ``directory`` holds a dataset or is being written by another.
     """
 
     def __init__(

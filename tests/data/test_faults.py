@@ -50,6 +50,12 @@ def read_everything(dataset):
     return list(Loader(opened).epoch(Order(opened.events, 64, 1, block=32, window=128, lanes=2), 0))
 
 
+def cured(caught, dataset):
+    """The message names the file in its dataset, the hint says what to do."""
+    assert f"{dataset}/shard-0000" in caught.value.message
+    assert caught.value.hint == "Copy it again from where it came, or make the dataset again"
+
+
 def flip(path, place):
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -71,8 +77,9 @@ def test_a_flipped_byte_is_found_wherever_it_is(dataset, name):
     flip(path, place_of(path, name))
     with pytest.raises(
         UserError, match=f"shard-00002.h5 is not what was written: dataset '{name}' differs near event"
-    ):
+    ) as caught:
         read_everything(dataset)
+    cured(caught, dataset)
 
 
 def test_a_flipped_byte_of_the_checksums_themselves(dataset):
@@ -80,8 +87,9 @@ def test_a_flipped_byte_of_the_checksums_themselves(dataset):
     flip(path, place_of(path, "_checksums/label"))
     with pytest.raises(
         UserError, match=r"shard-00002.h5 is not what was written: its table of checksums differs"
-    ):
+    ) as caught:
         read_everything(dataset)
+    cured(caught, dataset)
 
 
 def test_flipped_bytes_anywhere_give_an_error_or_the_right_events(dataset):
@@ -122,7 +130,7 @@ def test_damage_is_named_and_never_read(dataset, damage, words):
     with pytest.raises(UserError, match=words) as caught:
         read_everything(dataset)
     assert "shard-00002.h5" in str(caught.value)
-    assert "make the dataset again" in caught.value.hint
+    cured(caught, dataset)
 
 
 def test_a_file_replaced_between_epochs(dataset, tmp_path):
@@ -137,8 +145,9 @@ def test_a_file_replaced_between_epochs(dataset, tmp_path):
     new = tmp_path / "other" / "shard-00001.h5"
     assert new.stat().st_size == (dataset / "shard-00001.h5").stat().st_size
     new.replace(dataset / "shard-00001.h5")
-    with pytest.raises(UserError, match=r"shard-00001.h5 is not what was written"):
+    with pytest.raises(UserError, match=r"shard-00001.h5 is not what was written") as caught:
         list(loader.epoch(order, 1))
+    cured(caught, dataset)
 
 
 def test_a_file_overwritten_while_it_is_open(dataset):
@@ -149,8 +158,9 @@ def test_a_file_overwritten_while_it_is_open(dataset):
     with path.open("r+b") as stream:
         stream.seek(place)
         stream.write(b"\xff\x00\xff\x00")
-    with pytest.raises(UserError, match=r"shard-00003.h5 .*dataset 'energy'"):
+    with pytest.raises(UserError, match=r"shard-00003.h5 .*dataset 'energy'") as caught:
         opened.column("energy")
+    cured(caught, dataset)
 
 
 def foreign(folder, change, fields=FIELDS):
@@ -185,6 +195,7 @@ def test_what_other_writers_get_wrong_is_refused(tmp_path, change, words):
     with pytest.raises(UserError, match=words) as caught:
         read_everything(foreign(tmp_path, change))
     assert "shard-00000.h5" in str(caught.value)
+    cured(caught, tmp_path)
 
 
 def test_a_field_that_the_file_has_not(tmp_path):
@@ -195,12 +206,6 @@ def test_a_field_that_the_file_has_not(tmp_path):
     path.write_text(json.dumps(document))
     with pytest.raises(UserError, match=r"shard-00000.h5 is not a readable HDF5 shard: .*mass"):
         read_everything(folder)
-
-
-def test_a_description_nested_without_end(dataset):
-    (dataset / "dataset.json").write_text('{"provenance": ' + "[" * 10**5 + "]" * 10**5 + "}")
-    with pytest.raises(UserError, match=r"dataset.json: not readable JSON"):
-        ShardDataset.open(dataset)
 
 
 def test_a_table_of_checksums_of_another_length(tmp_path, monkeypatch):
@@ -262,13 +267,6 @@ def test_full_disk_keeps_the_shards_before(small_disk):
             assert (
                 file["_checksums/label"][0] == checksums.checksums(file["label"][:64], np.array([0, 64]))[0]
             )
-
-
-def test_other_version_of_the_format(dataset):
-    path = dataset / "dataset.json"
-    path.write_text(path.read_text().replace('"schema_version": 2', '"schema_version": 1'))
-    with pytest.raises(UserError, match="schema version 1, this hpctrain reads 2"):
-        ShardDataset.open(dataset)
 
 
 def test_a_moved_dataset_reads_as_before(dataset, tmp_path):

@@ -30,7 +30,8 @@ def verify(directory: Path, progress: Progress = lambda done, total: None) -> li
 
     Each shard is held to its size and SHA-256, and its events, through ``ShardFile`` as training reads them, to
     the digest, the checksum of every block, the schema, the rules of offsets and indices, and to finite numbers.
-    After the first thing that is wrong the search goes on. Memory: some 16 MiB and a shard's offsets.
+    After the first thing that is wrong the search goes on. Files that are named like
+    shards, but not in ``dataset.json``, are told, too. Memory: some 16 MiB.
     """
     try:
         info = DatasetInfo.read(directory)
@@ -46,7 +47,11 @@ def verify(directory: Path, progress: Progress = lambda done, total: None) -> li
             found.append("stands twice in dataset.json: its events would be counted twice")
         names.add(shard.file)
         problems += [Problem(path, what, CURE) for what in found]
-    return problems
+    return problems + [
+        Problem(path, "dataset.json does not name it: no event of it is read", "Delete it, or move it away")
+        for path in sorted(directory.glob("shard-*.h5"))
+        if path.name not in names
+    ]
 
 
 class _Counter:

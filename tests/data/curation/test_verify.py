@@ -193,3 +193,13 @@ def test_memory_is_bounded_whatever_the_size_of_a_shard(tmp_path, monkeypatch):
     assert verify.verify(tmp_path / "d") == []
     assert max(pieces) <= 640
     assert sum(pieces) == 3 * 6400
+
+
+def test_a_shard_that_nothing_names(dataset):
+    """As an interrupted copy or another writer leaves it."""
+    (dataset / "shard-00009.h5").write_bytes((dataset / "shard-00001.h5").read_bytes())
+    (dataset / "mine.h5").write_text("not of this dataset")
+    (problem,) = verify.verify(dataset)
+    assert problem.path == dataset / "shard-00009.h5"
+    assert problem.what == "dataset.json does not name it: no event of it is read"
+    assert problem.cure.startswith("Delete it")
