@@ -64,6 +64,9 @@ class Terminal:
             self._last_line = time.monotonic()
             self.console.print(f"    {note}", highlight=False, soft_wrap=True)
 
+    def warned(self, text: str) -> None:
+        self.console.print(f"[yellow]![/yellow] {escape(text)}", highlight=False, soft_wrap=True)
+
     def finished(self, step: Step, record: dict[str, Any]) -> None:
         self._close()
         memory = record["peak_memory_bytes"] / 2**30

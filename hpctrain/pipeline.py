@@ -18,7 +18,7 @@ from hpctrain.files import read_json, write_json
 from hpctrain.launch.base import Job, Launcher
 from hpctrain.run import RunDirectory
 from hpctrain.steps import STEPS, Step, begun, complete, fingerprint, follows
-from hpctrain.track import require_sinks
+from hpctrain.track import Follower, require_sinks
 
 
 class Display(Protocol):
@@ -29,6 +29,8 @@ class Display(Protocol):
     def started(self, step: Step, ranks: int, log: Path) -> None: ...
 
     def progress(self, record: dict[str, Any]) -> None: ...
+
+    def warned(self, text: str) -> None: ...
 
     def finished(self, step: Step, record: dict[str, Any]) -> None: ...
 
@@ -160,14 +162,17 @@ def _run_step(run: RunDirectory, step: Step, inputs: str, launcher: Launcher, di
     clock = time.monotonic()
     ranks = launcher.ranks if step.parallel else 1
     display.started(step, ranks, log)
+    follower = Follower(run.metrics_path)
     job = launcher.start(["worker", step.name, str(run.path)], log, parallel=step.parallel)
     try:
         while (code := job.poll()) is None:
             _show_progress(run, step, display)
+            _show_warnings(follower, display)
             time.sleep(0.1)
     except BaseException:
         job.stop()
         raise
+    _show_warnings(follower, display)
     if code != 0:
         raise _failure(run, step, job, log)
     result = read_json(run.logs / f"{step.name}.result.json")
@@ -193,6 +198,12 @@ def _show_progress(run: RunDirectory, step: Step, display: Display) -> None:
         return
     if record is not None:
         display.progress(record)
+
+
+def _show_warnings(follower: Follower, display: Display) -> None:
+    for line in follower.new():
+        if line.get("event") == "warning":
+            display.warned(str(line.get("text")))
 
 
 def _failure(run: RunDirectory, step: Step, job: Job, log: Path) -> UserError:

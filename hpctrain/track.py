@@ -4,6 +4,7 @@ One process writes (rank 0, or the only one). A line is a flat JSON object with 
 pipeline), ``event`` and the values of that event; lines are never rewritten, so a killed run keeps them all.
 """
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -54,6 +55,10 @@ class Tracker:
             raise as_user_error(error, self._metrics) from error
         if self._sink is not None:
             self._sink.log({f"{self.step}/{k}": v for k, v in values.items() if isinstance(v, int | float)})
+
+    def warn(self, text: str) -> None:
+        """Log what the user should know now: it is shown while the step goes on."""
+        self.log("warning", text=text)
 
     def progress(self, done: float, total: float, unit: str = "", **values: Any) -> None:
         """Tell the user how far the step is; at most a few times a second reach the disk."""
@@ -120,6 +125,29 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return lines
+
+
+class Follower:
+    """The lines that a metrics file gains from now on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._place = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """Whole lines since the last call."""
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self._place)
+                text, end, _ = stream.read().rpartition(b"\n")
+        except OSError:
+            return []
+        self._place += len(text) + len(end)
+        lines = []
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+        return lines
 
 
 def _is_torn(path: Path) -> bool:

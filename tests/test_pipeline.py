@@ -101,6 +101,15 @@ def test_what_changes_only_the_speed_changes_nothing(tiny):
 
 
 @pytest.mark.slow
+def test_what_a_user_should_know_is_shown_at_once(tiny, tmp_path):
+    """A warning of a rank reaches the terminal, not only ``metrics.jsonl``."""
+    subprocess.run(["cp", "-r", tiny, tmp_path / "warned"], check=True)
+    result = hpctrain("train", tmp_path / "warned", "site=laptop", "data.stage=site", "--force")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "! the site laptop has no node-local folder" in result.stdout
+
+
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_nothing_is_lost(tiny, config):
     before = (tiny / "config.yaml").read_text()
     refused(hpctrain("run", config, "training.epochs=3"), "training.epochs: 2 → 3")

@@ -7,7 +7,7 @@ import pytest
 from hpctrain.config import TrackingConfig
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import SingleCommunicator
-from hpctrain.track import Tracker, WandbSink, read_metrics, require_sinks
+from hpctrain.track import Follower, Tracker, WandbSink, read_metrics, require_sinks
 
 
 class Recorder:
@@ -108,3 +108,20 @@ def test_a_tracker_that_is_not_installed_is_missed_before_anything_starts(monkey
     with pytest.raises(UserError, match="wandb is not installed") as caught:
         require_sinks(TrackingConfig(wandb=True))
     assert "hpctrain[tracking]" in caught.value.hint
+
+
+def test_what_is_new_is_followed(tmp_path):
+    path = tmp_path / "m.jsonl"
+    early = Follower(path)
+    tracker = Tracker("train", path, tmp_path / "p")
+    tracker.warn("before")
+    follower = Follower(path)
+    assert follower.new() == []
+    tracker.warn("the disk is slow")
+    with path.open("ab") as stream:
+        stream.write(b'{"event": "warn')  # half a line
+    assert [line["text"] for line in follower.new()] == ["the disk is slow"]
+    with path.open("ab") as stream:
+        stream.write(b'ing", "text": "whole now"}\nnot JSON\n')
+    assert [line["text"] for line in follower.new()] == ["whole now"]
+    assert [line["text"] for line in early.new()] == ["before", "the disk is slow", "whole now"]

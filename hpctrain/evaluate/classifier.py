@@ -88,11 +88,11 @@ class ClassifierEvaluation:
         provenance = datasets["test"].provenance
         refuse_several_signals(provenance.get("processes", []))
         for warning in _left_out(splits["test"], self.config.baselines):
-            tracker.log("warning", message=warning)
+            tracker.warn(warning)
         absent = {name: absent_processes(datasets[name]) for name in ("validation", "test")}
         for name, found in absent.items():
             for process in found:
-                tracker.log("warning", message=absence_warning(name, process))
+                tracker.warn(absence_warning(name, process))
         seed = run.experiment.seed
         held_out = {name: datasets[name] for name in ("validation", "test")}
         scores = self._score(task, held_out, splits, seed, tracker)

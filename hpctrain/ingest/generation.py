@@ -138,7 +138,7 @@ class Generation(ABC):
         ]
         for sample in samples:
             if sample.preselected == 0:
-                tracker.log("warning", message=empty_warning(sample, self.config.luminosity_fb))
+                tracker.warn(empty_warning(sample, self.config.luminosity_fb))
         counts = write_splits(
             samples,
             fields=settings.fields(),

@@ -121,10 +121,9 @@ class _Session:
         self.order = loading.order(train, config.global_batch_size, experiment.seed)
         times = self.order.times_read(communicator.size)
         if times >= 2 and train.events > self.order.window:
-            tracker.log(
-                "warning",
-                text=f"{communicator.size} ranks read the data {times:.1f} times over: give data.lanes="
-                f"{communicator.size}, or a multiple",
+            tracker.warn(
+                f"{communicator.size} ranks read the data {times:.1f} times over: give data.lanes="
+                f"{communicator.size}, or a multiple"
             )
         self.position = Position()
         phases = self.task.phases()
@@ -172,7 +171,7 @@ class _Session:
         state, problem = None, ""
         if self.communicator.rank == 0:
             try:
-                state = self.checkpoints.latest(warn=lambda text: self.tracker.log("warning", text=text))
+                state = self.checkpoints.latest(warn=self.tracker.warn)
             except UserError as error:
                 problem = str(error)
         step = self.communicator.gather(state["step"] if state else None)[0]

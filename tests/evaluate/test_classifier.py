@@ -151,7 +151,7 @@ def test_processes_without_events_in_a_split_are_listed_and_warned_of(
         (entry,) = summary["absent_processes"][split]
         assert entry["name"] == "jz3"
         assert entry["expected"]["upper_limit"] == pytest.approx(2.3e7, rel=0.01)
-    messages = [line["message"] for line in read_metrics(copy.metrics_path) if line["event"] == "warning"]
+    messages = [line["text"] for line in read_metrics(copy.metrics_path) if line["event"] == "warning"]
     assert [message.split(":")[0] for message in messages] == [
         "no validation event of jz3",
         "no test event of jz3",
@@ -197,7 +197,7 @@ def test_data_without_an_analysis_are_evaluated_and_reported(toy_run) -> None:
     assert 0 <= summary["cnn"]["auc"]["value"] <= 1
     assert set(summary["cnn"]["ams"]) == {"best"}
     assert summary["weights_rescaled"] is False
-    warnings = " ".join(r["message"] for r in read_metrics(run.metrics_path) if r["event"] == "warning")
+    warnings = " ".join(r["text"] for r in read_metrics(run.metrics_path) if r["event"] == "warning")
     for words in (
         "no gbdt: the data have no jet variables",
         "no benchmark selection",

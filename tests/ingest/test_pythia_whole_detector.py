@@ -201,7 +201,7 @@ def test_a_slice_without_preselected_events_is_warned_of(
         {"process": "rpv_gluino", "events": 20},
     ]
     run, figures = generate(tmp_path, **{**small, "processes": processes})
-    warnings = [line["message"] for line in read_metrics(run.metrics_path) if line["event"] == "warning"]
+    warnings = [line["text"] for line in read_metrics(run.metrics_path) if line["event"] == "warning"]
     assert len(warnings) == 1
     assert warnings[0].startswith("jz3: none of 20 events passed the preselection")
     jz3 = figures["processes"]["jz3"]

@@ -63,7 +63,7 @@ def staged(run: RunDirectory, split: str, communicator: Communicator, tracker: T
     candidates = communicator.gather(candidates)[0]
     if not candidates:
         text = f"the site {run.experiment.site} has no node-local folder: {directory} is read where it is"
-        tracker.log("warning", text=text)
+        tracker.warn(text)
         return directory
     started = time.monotonic()
     place = stage(
