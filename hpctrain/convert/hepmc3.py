@@ -159,10 +159,12 @@ class HepMc3(Converter):
 
     def describe(self) -> dict[str, Any]:
         config = self.config
+        units = {"units": {"pt": "GeV", "e": "GeV", "x": "mm", "y": "mm", "z": "mm"}}
         if not config.simulate:
-            return {}
+            return units
         trimmed = "trimmed R=0.2, pT fraction 0.05" if config.trimmed else "untrimmed"
         return {
+            **units,
             "detector": describe_detector(),
             "seed": config.seed,
             **({"jets": f"anti-kT R=1.0, {trimmed}"} if self._jets else {}),

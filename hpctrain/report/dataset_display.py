@@ -16,7 +16,7 @@ from hpctrain.data.curation.provenance import entry_name
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.report.displays import row_width
-from hpctrain.report.panels import Event, Panel, plan
+from hpctrain.report.panels import Event, Panel, plan, with_unit
 from hpctrain.report.style import (
     AMBER,
     BLUE,
@@ -193,7 +193,7 @@ def _distributions(dataset: ShardDataset, rows: NDArray[np.int64]) -> Figure:
                 values[owner == value], bins=bins, density=True, histtype="step", lw=1.6,
                 color=CLASS_COLOURS[number], label=f"label {value}" if names else None,
             )  # fmt: skip
-        axis.set_title(plain(title))
+        axis.set_title(plain(with_unit(title, dataset.provenance)))
         axis.set_yticks([])
     for axis in axes[len(series) :]:
         axis.set_visible(False)

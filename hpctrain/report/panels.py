@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain.data.schema import Fields
-from hpctrain.report.displays import CHANNELS, NIGHT, channel_names, draw_jet, image_panel, unroll
-from hpctrain.report.style import AMBER, GREEN, PURPLE, SKY, VERMILION, plain
+from hpctrain.report.displays import CHANNELS, NIGHT, draw_jet, image_panel, look_of, unroll
+from hpctrain.report.style import AMBER, GREEN, MUTED, PURPLE, SKY, VERMILION, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def plan(fields: Fields, provenance: dict[str, Any]) -> list[Panel]:
         *_plane_panels(fields, circles, alone=not images),
         *_relative_panels(fields),
         *_volume_panels(fields),
-        *_hit_panels(fields),
+        *_hit_panels(fields, provenance),
     ]
 
 
@@ -127,11 +127,9 @@ def _image_panels(
         if field.kind == "ragged" or not _is_image(shape):
             continue
         channels = shape[0] if len(shape) == 3 else 1
-        names = channel_names(channels) if name == "image" and channels > 1 else None
-        # The house's whole-detector images: three channels over |η| < 2.5 and the whole circle.
-        unrolled = name == "image" and (
-            channels == len(CHANNELS) or provenance.get("image_axes") == "detector"
-        )
+        look = look_of(provenance, channels)
+        names = look.names if name == "image" and channels > 1 else None
+        unrolled = name == "image" and look.unrolled
         for number in range(min(channels, 4)):
             title = names[number] if names else f"{name} {number + 1}" if channels > 1 else name
 
@@ -167,6 +165,10 @@ def _plane_panels(
     def draw(axis: Axes, event: Event) -> None:
         axis.set_facecolor(NIGHT)
         eta = [np.abs(event[cloud.field][:, cloud.x]) for cloud in clouds if len(event[cloud.field])]
+        for name, _ in circles:
+            features = fields[name].features or ("pt", "eta", "phi", "mass")
+            jets_here = event[name][event[name][:, features.index("pt")] > 0]
+            eta += [np.abs(jets_here[:, features.index("eta")]) + 0.3] if len(jets_here) else []
         farthest = max((float(values.max()) for values in eta), default=2.5)
         for cloud in clouds:
             _scatter(axis, event, cloud)
@@ -216,15 +218,29 @@ def _volume_panels(fields: Fields) -> Iterator[Panel]:
             yield Panel(f"{name}, sum along {'xyz'[along]}", draw, 2.8)
 
 
-def _hit_panels(fields: Fields) -> Iterator[Panel]:
+def with_unit(name: str, provenance: Mapping[str, Any]) -> str:
+    """The feature with its unit, where ``units`` of the provenance has it.
+
+    >>> with_unit("z", {"units": {"z": "mm"}}), with_unit("z", {})
+    ('z [mm]', 'z')
+    """
+    units = provenance.get("units")
+    unit = units.get(name) if isinstance(units, Mapping) else None
+    return f"{name} [{unit}]" if unit else name
+
+
+def _hit_panels(fields: Fields, provenance: Mapping[str, Any]) -> Iterator[Panel]:
     """Hits with x, y, z from two sides."""
+    from matplotlib.ticker import MaxNLocator
+
     for x, y in (("x", "y"), ("z", "x")):
         for cloud in _clouds(fields, (x,), (y,)):
 
             def draw(axis: Axes, event: Event, cloud: Cloud = cloud, x: str = x, y: str = y) -> None:
                 axis.set_facecolor(NIGHT)
                 _scatter(axis, event, cloud)
-                axis.set(xlabel=x, ylabel=y)
+                axis.set(xlabel=with_unit(x, provenance), ylabel=with_unit(y, provenance))
+                axis.xaxis.set_major_locator(MaxNLocator(4))  # long numbers stay apart
                 axis.grid(visible=False)
                 _legend(axis)
 
@@ -281,6 +297,8 @@ def _legend(axis: Axes) -> None:
         handles, labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, fontsize=7.5,
         handletextpad=0.3, borderpad=0.1, borderaxespad=0,
     )  # fmt: skip
-    for handle in legend.legend_handles:
-        if handle is not None and hasattr(handle, "set_sizes"):
-            handle.set_sizes([30.0])
+    drawn: list[Any] = [handle for handle in legend.legend_handles if hasattr(handle, "set_sizes")]
+    for handle in drawn:
+        handle.set_sizes([30.0])
+        if not len(handle.get_facecolor()):  # a ring, light on the panel, stands on paper here
+            handle.set_edgecolor(MUTED)

@@ -58,8 +58,9 @@ def knn(positions: Tensor, offsets: Tensor, k: int, *, phi: int | None, loops: b
     By target, then distance, then source, which also says who is nearer of two at the same distance. With ``loops``
     an item is the first of its own ``k``.
     """
-    if k < 1:
-        raise UserError(f"k is {k}: a graph of nearest neighbours needs one at least", hint="k=16, say")
+    if k < 1 or k != int(k):
+        raise UserError(f"k is {k}: each item has so many neighbours, one at least", hint="k=16, say")
+    k = int(k)
     cloud = _cloud(positions, offsets, phi)
     # Items of the event in which the average item is.
     typical = float((cloud.counts**2).sum()) / max(1, cloud.items)
@@ -114,16 +115,20 @@ def edge_attributes(positions: Tensor, edge_index: Tensor, *, phi: int | None) -
     return torch.cat([apart, torch.linalg.vector_norm(apart, dim=1, keepdim=True)], dim=1)
 
 
-def event_of_item(offsets: Tensor) -> Tensor:
-    """Number of each item's event, int64 (items,): what PyTorch Geometric calls ``batch``; its ``ptr`` is ``offsets``."""
+def event_of_item(offsets: Tensor, items: int | None = None) -> Tensor:
+    """Number of each item's event, int64 (items,): what PyTorch Geometric calls ``batch``; its ``ptr`` is ``offsets``.
+
+    ``items`` is how many there are, ``len(batch["x"])``; without it a GPU is waited for, which knows it alone.
+    """
     counts = offsets[1:] - offsets[:-1]
-    return torch.arange(len(counts), device=offsets.device).repeat_interleave(counts)
+    return torch.arange(len(counts), device=offsets.device).repeat_interleave(counts, output_size=items)
 
 
 def edge_offsets(edge_index: Tensor, offsets: Tensor) -> Tensor:
     """Where the edges of each event begin, int64 (events + 1,), when they are one event after the other."""
-    per_event = torch.bincount(event_of_item(offsets)[edge_index[1]], minlength=len(offsets) - 1)
-    return torch.nn.functional.pad(per_event.cumsum(0), (1, 0))
+    # Searched, not counted: neither sum nor size is asked of a GPU. Offsets of empty events are equal: the last counts.
+    event = torch.searchsorted(offsets, edge_index[1], right=True) - 1
+    return torch.searchsorted(event, torch.arange(len(offsets), device=offsets.device))
 
 
 def _within(cloud: Cloud, low: float, high: float, loops: bool) -> Tensor:
