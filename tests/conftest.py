@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpctrain import registry
 from hpctrain.config import Experiment
 from hpctrain.data.columns import SparseRows
 from hpctrain.data.schema import DenseField, SparseField
 from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.parallel.communicator import Communicator, connect
 from hpctrain.parallel.environment import detect
-from hpctrain.parallel.mpi import MpiCommunicator
 from hpctrain.run import RunDirectory
 
 TOY_FIELDS = {
@@ -79,10 +79,15 @@ def toy_run(tmp_path: Path, write_toy: Callable[..., Path]) -> Callable[..., Run
     return make
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--engine", default="mpi", help="engine of the ranks that mpiexec started")
+
+
 @pytest.fixture(scope="session")
-def world() -> Iterator[Communicator]:
-    """The ranks this test run was started on: one, or those of mpiexec."""
-    communicator = connect(MpiCommunicator.Config(), detect(os.environ))
+def world(request: pytest.FixtureRequest) -> Iterator[Communicator]:
+    """The ranks this test run was started on: one, or those of mpiexec, with the engine of ``--engine``."""
+    engine = registry.find("engines", request.config.getoption("--engine"))
+    communicator = connect(engine.Config(), detect(os.environ))
     yield communicator
     communicator.close()
 

@@ -1,7 +1,7 @@
 """The one thing the package knows of other ranks: sums, broadcasts and barriers between them."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -37,8 +37,16 @@ class Communicator(Protocol):
         """Wait until every rank is here."""
         ...
 
+    def split(self, color: int) -> "Communicator":
+        """The ranks that give the same ``color`` as a group of their own, numbered in the same order.
+
+        Every rank calls it; each closes its part before the whole. A part is not split again (``ValueError``):
+        torch.distributed makes groups only of the whole.
+        """
+        ...
+
     def close(self) -> None:
-        """Leave the group in good order."""
+        """Leave the group in good order. Every rank of it calls it."""
         ...
 
 
@@ -64,8 +72,25 @@ class SingleCommunicator:
     def barrier(self) -> None:
         pass
 
+    def split(self, color: int) -> "SingleCommunicator":
+        return SingleCommunicator(self.device)
+
     def close(self) -> None:
         pass
+
+
+def no_part_of_a_part() -> ValueError:
+    """What ``split`` of a part raises, with every engine alike."""
+    return ValueError("a part of the ranks is not split again: split the whole")
+
+
+def colors_of(colors: Sequence[int]) -> list[tuple[int, ...]]:
+    """The ranks of each colour, in order; ``colors`` is by rank.
+
+    >>> colors_of([1, 0, 1])
+    [(1,), (0, 2)]
+    """
+    return [tuple(r for r, c in enumerate(colors) if c == color) for color in sorted(set(colors))]
 
 
 def connect(engine: ComponentConfig, ranks: Ranks | None = None) -> Communicator:

@@ -8,43 +8,29 @@ from torch import Tensor
 
 from hpctrain.config import ComponentConfig
 from hpctrain.errors import UserError
-from hpctrain.parallel.communicator import Operation
+from hpctrain.parallel.communicator import Operation, no_part_of_a_part
 from hpctrain.parallel.environment import Ranks
 from hpctrain.registry import register
 
 
-@register("engines")
-class MpiCommunicator:
-    """Collectives of MPI on tensors in host memory."""
+class MpiGroup:
+    """Collectives of one communicator of MPI, on tensors in host memory. ``close`` frees it."""
 
-    class Config(ComponentConfig):
-        kind: Literal["mpi"] = "mpi"
+    def __init__(self, world: Any, local_rank: int) -> None:
+        from mpi4py import MPI
 
-    def __init__(self, config: Config, ranks: Ranks) -> None:
-        try:
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:
-            raise UserError(
-                f"the mpi engine needs mpi4py and an MPI library: {error}",
-                hint="pip install 'hpctrain[mpi]', or launch.engine.kind=gloo",
-            ) from error
         self._mpi = MPI
-        self._world = MPI.COMM_WORLD
-        self.rank = self._world.Get_rank()
-        self.size = self._world.Get_size()
-        self.local_rank = ranks.local_rank
+        self._world = world
+        self.rank: int = world.Get_rank()
+        self.size: int = world.Get_size()
+        self.local_rank = local_rank
         self.device = torch.device("cpu")
-        if (self.rank, self.size) != (ranks.rank, ranks.size):
-            raise UserError(
-                f"{ranks.source} says rank {ranks.rank} of {ranks.size}, MPI says {self.rank} of {self.size}",
-                hint="Start with the mpiexec of the MPI that mpi4py was built for (srun: --mpi=pmi2 or pmix)",
-            )
         self._operations = {"sum": MPI.SUM, "max": MPI.MAX, "min": MPI.MIN}
         self._closing: list[Callable[[], None]] = []
 
     @property
     def world(self) -> Any:
-        """All ranks, as mpi4py knows them."""
+        """The ranks of this group, as mpi4py knows them."""
         return self._world
 
     def at_close(self, action: Callable[[], None]) -> None:
@@ -68,8 +54,42 @@ class MpiCommunicator:
     def barrier(self) -> None:
         self._world.Barrier()
 
+    def split(self, color: int) -> "MpiGroup":
+        raise no_part_of_a_part()
+
     def close(self) -> None:
         while self._closing:
             self._closing.pop()()
         # mpi4py finalizes at exit; a barrier here keeps a fast rank from leaving while others still send.
         self._world.Barrier()
+        self._world.Free()
+
+
+@register("engines")
+class MpiCommunicator(MpiGroup):
+    """All ranks that MPI started."""
+
+    class Config(ComponentConfig):
+        kind: Literal["mpi"] = "mpi"
+
+    def __init__(self, config: Config, ranks: Ranks) -> None:
+        try:
+            from mpi4py import MPI
+        except (ImportError, RuntimeError) as error:
+            raise UserError(
+                f"the mpi engine needs mpi4py and an MPI library: {error}",
+                hint="pip install 'hpctrain[mpi]', or launch.engine.kind=gloo",
+            ) from error
+        world = MPI.COMM_WORLD
+        rank, size = world.Get_rank(), world.Get_size()
+        if (rank, size) != (ranks.rank, ranks.size):
+            raise UserError(
+                f"{ranks.source} says rank {ranks.rank} of {ranks.size}, MPI says {rank} of {size}",
+                hint="Start with the mpiexec of the MPI that mpi4py was built for (srun: --mpi=pmi2 or pmix)",
+            )
+        # A communicator of our own: what other libraries send in COMM_WORLD cannot be mistaken for ours.
+        super().__init__(world.Dup(), ranks.local_rank)
+
+    def split(self, color: int) -> MpiGroup:
+        """The ranks that give the same ``color``, in the same order. Every rank calls it."""
+        return MpiGroup(self._world.Split(color, self.rank), self.local_rank)

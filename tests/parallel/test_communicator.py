@@ -8,7 +8,6 @@ from torch import nn
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import SingleCommunicator, broadcast_state, sum_gradients
 from hpctrain.parallel.environment import Ranks
-from hpctrain.parallel.gloo import GlooCommunicator
 from hpctrain.parallel.mpi import MpiCommunicator
 
 pytestmark = pytest.mark.mpi
@@ -32,6 +31,8 @@ def test_all_reduce_of_a_strided_view_changes_the_view_in_place(world):
     world.all_reduce(base[:, 1])
     assert base[:, 1].tolist() == [world.size] * 4
     assert base[:, 0].tolist() == [1.0] * 4
+    world.broadcast(base.fill_(world.rank)[:, 1], world.size - 1)
+    assert base.tolist() == [[world.rank, world.size - 1, world.rank, world.rank]] * 4
 
 
 def test_broadcast(world):
@@ -73,12 +74,41 @@ def test_a_single_rank_needs_nothing():
     assert alone.gather(1) == [1]
 
 
-def test_an_mpi_that_was_started_by_somebody_else_is_refused(world):
+def test_split_makes_groups_of_their_own(world):
+    """Even and odd ranks, at the same time, with different messages."""
+    color = world.rank % 2
+    group = world.split(color)
+    members = list(range(color, world.size, 2))
+    assert (group.size, members[group.rank]) == (len(members), world.rank)
+    assert group.all_reduce(torch.tensor([float(world.rank)])).item() == sum(members)
+    assert group.broadcast(torch.tensor([world.rank]), group.size - 1).item() == members[-1]
+    assert group.gather(world.rank) == members
+    group.barrier()
+    group.close()
+    world.barrier()  # the whole goes on without its parts
+
+
+def test_a_part_is_not_split_again(world):
+    if world.size == 1:
+        return
+    part = world.split(0)
+    with pytest.raises(ValueError, match="split the whole"):
+        part.split(0)
+    part.close()
+
+
+def test_groups_come_and_go(world):
+    """More of them than would fit if they were not given back."""
+    for turn in range(40):
+        group = world.split((world.rank + turn) % 2)
+        group.barrier()
+        group.close()
+
+
+def test_an_mpi_that_was_started_by_somebody_else_is_refused():
     with pytest.raises(UserError, match="says rank 5 of 8, MPI says"):
         MpiCommunicator(MpiCommunicator.Config(), Ranks(5, 8, 5, "Slurm"))
 
 
-def test_gloo_says_what_it_needs(monkeypatch):
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    with pytest.raises(UserError, match="gloo engine needs MASTER_ADDR"):
-        GlooCommunicator(GlooCommunicator.Config(), Ranks(0, 2, 0, "torchrun"))
+def test_a_single_rank_splits_into_itself():
+    assert SingleCommunicator().split(3).size == 1

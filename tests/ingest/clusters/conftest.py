@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Slurm:
         self,
         folder: Path,
         *,
-        nodes: int = 2,
+        nodes: Sequence[str] = ("node1", "node2"),
         cpus: int = 2,
         memory_mb: int = 4000,
         partitions: Mapping[str, str] | None = None,
@@ -85,9 +85,9 @@ class Slurm:
             self._run("munged", "--force", f"--key-file={key}", f"--socket={self._socket}", *munge)
             (self.folder / "slurm.conf").write_text(self._configuration())
             self._run("slurmctld")
-            for number in range(1, self.nodes + 1):
-                (self.folder / "spool" / f"node{number}").mkdir()
-                self._run("slurmd", "-N", f"node{number}")
+            for node in self.nodes:
+                (self.folder / "spool" / node).mkdir()
+                self._run("slurmd", "-N", node)
             self._wait_for_nodes()
             failing.pop_all()
 
@@ -121,9 +121,8 @@ class Slurm:
 
     def _wait_for_nodes(self) -> None:
         until = time.monotonic() + 30
-        while (
-            len(set(self("sinfo", "--Node", "--noheader", "--states=idle", "--format=%N").split()))
-            < self.nodes
+        while len(set(self("sinfo", "--Node", "--noheader", "--states=idle", "--format=%N").split())) < len(
+            self.nodes
         ):
             if time.monotonic() > until:
                 raise RuntimeError(f"nodes do not come up: {self('sinfo', '--Node', '--long')}")
@@ -131,7 +130,7 @@ class Slurm:
 
     def _configuration(self) -> str:
         host = socket.gethostname().partition(".")[0]
-        controller, *ports = _free_ports(1 + self.nodes)
+        controller, *ports = _free_ports(1 + len(self.nodes))
         at = self.folder
         options = {
             "ClusterName": "test",
@@ -164,9 +163,9 @@ class Slurm:
         }
         lines = [f"{key}={value}" for key, value in options.items()]
         lines += [
-            f"NodeName=node{number} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
+            f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={self.cpus} "
             f"RealMemory={self.memory_mb} State=UNKNOWN"
-            for number, port in enumerate(ports, 1)
+            for node, port in zip(self.nodes, ports, strict=True)
         ]
         for number, (name, rules) in enumerate(self.partitions.items()):
             default = "YES" if number == 0 else "NO"
