@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import hpctrain
-from hpctrain import data_commands
-from hpctrain.errors import InternalError, UserError
+from hpctrain import data_commands, stopping
+from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
 from hpctrain.registry import nearest
 
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         code = _say(error)
+    except Stopped as stopped:
+        print(f"hpctrain: {stopped}", file=sys.stderr)
+        code = stopping.GO_ON_LATER
     except BrokenPipeError:  # whoever reads our output (head, less) has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141  # as a program stopped by SIGPIPE
@@ -103,6 +106,7 @@ def _say(error: UserError) -> int:
 
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "worker":
+        stopping.listen()
         from hpctrain.worker import work
 
         work(options.step, options.run)
@@ -131,10 +135,13 @@ def _do_steps(options: argparse.Namespace) -> int:
         path = target  # which may have been moved since it was made
     names = list(STEPS) if options.command == "run" else [options.command]
     console = Console(soft_wrap=True)
-    with RunDirectory(path).lock():
+    with stopping.Warned() as warned, RunDirectory(path).lock():
         run = open_run(path, experiment, names, force=options.force)
         with Terminal(console) as display:
-            perform(run, names, experiment.launch.build(), display, force=options.force)
+            perform(
+                run, names, experiment.launch.build(), display,
+                force=options.force, max_restarts=getattr(options, "max_restarts", 0), warned=warned,
+            )  # fmt: skip
     if run.report_path.exists() and names[-1] == "report":
         console.print(
             f"\nReport:  {run.report_path}\nSummary: {run.summary_path}", highlight=False, markup=False
@@ -188,3 +195,14 @@ def _add_steps(commands: "argparse._SubParsersAction[Any]", name: str, text: str
     command.add_argument(
         "--force", action="store_true", help="do it again, even when it is done with the same inputs"
     )
+    if name in {"run", "train"}:
+        command.add_argument(
+            "--max-restarts", type=_count, default=0, metavar="N",
+            help="go on by itself so many times when a rank is killed or hangs (never after a mistake of yours)",
+        )  # fmt: skip
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a number from 0 on, not {text!r}")
+    return int(text)

@@ -75,6 +75,13 @@ class Terminal:
             highlight=False, soft_wrap=True,
         )  # fmt: skip
 
+    def restarted(self, step: Step, reason: str, attempt: int, attempts: int) -> None:
+        self._close()
+        self.console.print(
+            f"[yellow]↻[/yellow] {escape(reason)}: going on by itself ({attempt} of {attempts})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
     def _close(self) -> None:
         if self._live is not None:
             self._live.stop()

@@ -28,5 +28,13 @@ class InternalError(UserError):
     """A mistake of ours: shown as one line with the log that has the traceback, exit code 1."""
 
 
+class LostRank(UserError):
+    """A rank died or hung: nobody's mistake, so the same may be tried again. Shown as one line, exit code 2."""
+
+
+class Stopped(HpctrainError):
+    """Work was asked to stop (a signal) and was left whole: one line, exit code ``stopping.GO_ON_LATER``."""
+
+
 def _rebuild(cls: type[UserError], message: str, hint: str) -> UserError:
     return cls(message, hint=hint)

@@ -4,20 +4,22 @@ The parent (`hpctrain run`, or a single step's command) decides what is to be do
 launcher and watches; ``hpctrain.worker`` is what each started process does.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
 from hpctrain import machine
 from hpctrain.data.curation.staging import folders
-from hpctrain.errors import InternalError, UserError
+from hpctrain.errors import InternalError, LostRank, Stopped, UserError
 from hpctrain.files import read_json, write_json
-from hpctrain.launch.base import Job, Launcher
+from hpctrain.launch.base import Launcher
 from hpctrain.run import RunDirectory
 from hpctrain.steps import STEPS, Step, begun, complete, fingerprint, follows
+from hpctrain.stopping import Warned
+from hpctrain.supervision import clear, stopped, supervise
 from hpctrain.track import Follower, require_sinks
 
 
@@ -34,15 +36,27 @@ class Display(Protocol):
 
     def finished(self, step: Step, record: dict[str, Any]) -> None: ...
 
+    def restarted(self, step: Step, reason: str, attempt: int, attempts: int) -> None: ...
+
 
 def perform(
-    run: RunDirectory, names: Sequence[str], launcher: Launcher, display: Display, *, force: bool = False
+    run: RunDirectory,
+    names: Sequence[str],
+    launcher: Launcher,
+    display: Display,
+    *,
+    force: bool = False,
+    max_restarts: int = 0,
+    warned: Warned | None = None,
 ) -> None:
     """Do the steps named, in order; a step finished with the same inputs is passed over unless ``force``.
 
     What cannot start is refused before anything is touched. What a step left before is kept aside until the step
-    has succeeded, and put back when the same step, done again, fails.
+    has succeeded, and put back when the same step, done again, fails. A step that loses a rank (killed, hung) goes
+    on from what is whole, ``max_restarts`` times. Raises ``Stopped`` when a stop signal came, to a rank or to
+    ``warned``.
     """
+    warned = warned or Warned()
     for name in names:
         step = STEPS[name]
         inputs = fingerprint(name, run.experiment, run)
@@ -50,6 +64,8 @@ def perform(
         if record and not force and record["fingerprint"] == inputs and complete(run, step):
             display.skipped(step, record)
             continue
+        if warned.signals:
+            raise stopped(step, "before it began", f"{warned.signals[0]} to hpctrain")
         _require(run, step)
         launcher.check(parallel=step.parallel)
         owner = getattr(run.experiment, step.sections[0]).build()
@@ -68,7 +84,17 @@ def perform(
         if force or unfinished is None or unfinished["fingerprint"] != inputs:
             earlier.set_aside()
         try:
-            _run_step(run, step, inputs, launcher, display)
+            for attempt in count(1):
+                try:
+                    _run_step(run, step, inputs, launcher, display, warned)
+                    break
+                except LostRank as error:
+                    if attempt > max_restarts:
+                        raise
+                    display.restarted(step, error.message, attempt, max_restarts)
+                    run.wait_for_ranks()
+        except Stopped:  # what is new stays, to be gone on from
+            raise
         except BaseException:
             if record is not None and record["fingerprint"] == inputs:
                 earlier.put_back()
@@ -154,27 +180,18 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _run_step(run: RunDirectory, step: Step, inputs: str, launcher: Launcher, display: Display) -> None:
+def _run_step(
+    run: RunDirectory, step: Step, inputs: str, launcher: Launcher, display: Display, warned: Warned
+) -> None:
     log = run.logs / f"{step.name}.log"
-    for stale in (log, run.progress_path(step.name), *run.logs.glob(f"{step.name}.*.json")):
-        stale.unlink(missing_ok=True)
+    clear(run, step, log)
     started = time.time()
     clock = time.monotonic()
     ranks = launcher.ranks if step.parallel else 1
     display.started(step, ranks, log)
     follower = Follower(run.metrics_path)
     job = launcher.start(["worker", step.name, str(run.path)], log, parallel=step.parallel)
-    try:
-        while (code := job.poll()) is None:
-            _show_progress(run, step, display)
-            _show_warnings(follower, display)
-            time.sleep(0.1)
-    except BaseException:
-        job.stop()
-        raise
-    _show_warnings(follower, display)
-    if code != 0:
-        raise _failure(run, step, job, log)
+    supervise(run, step, job, log, warned, display.progress, lambda: _show_warnings(follower, display))
     result = read_json(run.logs / f"{step.name}.result.json")
     if result is None:
         raise InternalError(f"{step.name}: the process ended without a result", hint=f"See {log}")
@@ -191,33 +208,7 @@ def _run_step(run: RunDirectory, step: Step, inputs: str, launcher: Launcher, di
     display.finished(step, record)
 
 
-def _show_progress(run: RunDirectory, step: Step, display: Display) -> None:
-    try:
-        record = read_json(run.progress_path(step.name))
-    except UserError:
-        return
-    if record is not None:
-        display.progress(record)
-
-
 def _show_warnings(follower: Follower, display: Display) -> None:
     for line in follower.new():
         if line.get("event") == "warning":
             display.warned(str(line.get("text")))
-
-
-def _failure(run: RunDirectory, step: Step, job: Job, log: Path) -> UserError:
-    """What a rank said of itself; else which one was killed; else an error of ours; else how it ended."""
-    texts = [path.read_text().strip() for path in sorted(run.logs.glob(f"{step.name}.rank-*.error.json"))]
-    errors = [json.loads(text) for text in texts if text]
-    told = [error for error in errors if error["user"]]
-    if told:
-        return UserError(f"{step.name}: {told[0]['message']}", hint=told[0]["hint"])
-    again = f"`hpctrain run {run.path}` goes on from what is whole"
-    if errors and not job.killed():
-        first = errors[0]
-        return InternalError(
-            f"{step.name}: internal error on rank {first['rank']}: {first['message']}",
-            hint=f"The traceback is in {log}; please report it. {again}",
-        )
-    return UserError(f"{step.name}: {job.obituary()}; nothing finished is lost", hint=f"See {log}. {again}")

@@ -122,6 +122,18 @@ class RunDirectory:
         """Where the tracker of a step says how far it is."""
         return self.logs / f"{step}.progress"
 
+    def stop_path(self, step: str) -> Path:
+        """What hpctrain writes to have the ranks of a step stop; holds the reason."""
+        return self.logs / f"{step}.stop"
+
+    def stopped_path(self, step: str) -> Path:
+        """Where a step that stopped as asked says why and after which step of training (JSON)."""
+        return self.logs / f"{step}.stopped.json"
+
+    def hang_path(self, step: str) -> Path:
+        """Where a rank says that others do not come any more (JSON)."""
+        return self.logs / f"{step}.hang.json"
+
     def tracker(self, step: str, *, active: bool = True) -> Tracker:
         """The tracker of a step: JSON lines, and Weights & Biases when the experiment asks for it."""
         sink = None

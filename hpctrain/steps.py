@@ -28,6 +28,10 @@ class Step:
     parallel: bool = False
     """Works on all ranks of the launcher; otherwise one process."""
 
+    def stops_when_asked(self, experiment: Experiment) -> bool:
+        """Whether its component looks for a request to stop itself, and leaves what it can go on from."""
+        return bool(getattr(getattr(experiment, self.sections[0]).owner, "stops_when_asked", False))
+
 
 STEPS: dict[str, Step] = {
     step.name: step

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from hpctrain import machine
-from hpctrain.errors import InternalError, UserError
+from hpctrain import machine, stopping
+from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error, write_json
 from hpctrain.launch.local import RANK_LINE, STARTED_RANKS
 from hpctrain.parallel.communicator import SingleCommunicator, connect
@@ -22,7 +22,11 @@ from hpctrain.steps import STEPS
 
 
 def work(name: str, path: Path) -> None:
-    """Do one step as one of its ranks. Ends the process with exit code 2 (user's mistake) or 1 when it fails."""
+    """Do one step as one of its ranks.
+
+    Ends the process with exit code 2 (user's mistake) or 1 when it fails, ``stopping.GO_ON_LATER`` when it stopped
+    because it was asked to.
+    """
     _watch_parent()
     run = RunDirectory.open(path)
     note = run.logs / f"{name}.rank-{_rank()}.error.json"
@@ -30,9 +34,17 @@ def work(name: str, path: Path) -> None:
         run.hold_as_rank()
         # Room for a last word is taken now: when the disk is full there is none.
         note.write_bytes(b" " * 4096)
-        print(RANK_LINE.format(rank=_rank(), pid=os.getpid()), flush=True)
+        # One write: lines of ranks that share the log do not run into each other.
+        sys.stdout.write(RANK_LINE.format(rank=_rank(), pid=os.getpid()) + "\n")
+        sys.stdout.flush()
+        stopping.watch(run.stop_path(name), f"rank {_rank()}")
+        if not STEPS[name].stops_when_asked(run.experiment):
+            stopping.end_at_once()
         _work(name, run)
         note.unlink()
+    except Stopped:
+        note.unlink()
+        sys.exit(stopping.GO_ON_LATER)
     except Exception as error:  # noqa: BLE001 - whatever it is, the user is told by the parent
         _fail(note, error)
 
@@ -59,7 +71,11 @@ def _work(name: str, run: RunDirectory) -> None:
     owner = getattr(run.experiment, step.sections[0]).build()
     with run.tracker(name, active=communicator.rank == 0) as tracker:
         arguments = (run, tracker, communicator) if step.parallel else (run, tracker)
-        summary = owner.run(*arguments)
+        try:
+            summary = owner.run(*arguments)
+        except Stopped:
+            communicator.close()
+            raise
     memory = communicator.gather(machine.peak_memory_bytes())
     if communicator.rank == 0:
         result = {"summary": summary, "peak_memory_bytes": max(memory), "peak_memory_bytes_by_rank": memory}

@@ -10,15 +10,16 @@ class Job(Protocol):
     """The running processes of one step."""
 
     def poll(self) -> int | None:
-        """Exit code when all have ended (0: every rank succeeded), None while they run."""
+        """Exit code when all have ended (0: every rank succeeded; ``stopping.GO_ON_LATER``: they stopped as asked),
+        None while they run."""
         ...
 
     def stop(self) -> None:
         """End every process: politely, then not."""
         ...
 
-    def killed(self) -> bool:
-        """After a failure: whether a rank was killed by a signal from outside."""
+    def killed_by(self) -> int | None:
+        """After a failure: the signal from outside that killed a rank; None when none did."""
         ...
 
     def obituary(self) -> str:

@@ -12,14 +12,17 @@ import time
 from pathlib import Path
 from typing import Annotated, Literal
 
+import psutil
 from pydantic import PositiveInt
 
-from hpctrain import machine
+from hpctrain import machine, stopping
 from hpctrain.config import AnyComponent, ComponentConfig, component, section
 from hpctrain.errors import UserError
 from hpctrain.launch.base import Job
 from hpctrain.registry import register
 
+_PATIENCE_S = 8.0
+"""How long processes may take to end when told to."""
 RANK_LINE = "rank {rank} is process {pid}"
 """What every rank prints first."""
 STARTED_RANKS = "HPCTRAIN_STARTED_RANKS"
@@ -90,9 +93,12 @@ class Processes:
         self.processes = processes
         self.log = log
         self._failed: int | None = None
+        self._leaving_since: float | None = None
 
     def poll(self) -> int | None:
         codes = [process.poll() for process in self.processes]
+        if self._failed is None and stopping.GO_ON_LATER in codes:
+            return self._leaving(codes)
         # The one that was killed comes first: the others failed because of it.
         failed = sorted((rank for rank, code in enumerate(codes) if code), key=lambda rank: codes[rank] > 0)  # type: ignore[operator]
         if failed and self._failed is None:
@@ -102,19 +108,48 @@ class Processes:
             return self.processes[self._failed].returncode
         return None if None in codes else 0
 
-    def stop(self) -> None:
-        for signum, patience in ((signal.SIGTERM, 8.0), (signal.SIGKILL, 8.0)):
-            for process in self.processes:
-                if process.poll() is None:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signum)
-            deadline = time.monotonic() + patience
-            while time.monotonic() < deadline and any(p.poll() is None for p in self.processes):
-                time.sleep(0.05)
+    def _leaving(self, codes: list[int | None]) -> int | None:
+        """Ranks that stop together end one after the other; the rest of a rank that ended alone is stopped."""
+        self._leaving_since = self._leaving_since or time.monotonic()
+        if None in codes and time.monotonic() - self._leaving_since < _PATIENCE_S:
+            return None
+        self.stop()
+        return stopping.GO_ON_LATER
 
-    def killed(self) -> bool:
+    def stop(self) -> None:
+        # A rank asked once stops at its next step; asked again, it ends at once.
+        deadline = time.monotonic() + _PATIENCE_S
+        while self._members() and time.monotonic() < deadline:
+            self._signal(signal.SIGTERM)
+            time.sleep(0.2)
+        self._signal(signal.SIGKILL)
+        for process in self.processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE_S)
+
+    def _members(self) -> list[int]:
+        """Every living process of the sessions we started; mpiexec puts each rank into a group of its own."""
+        sessions = {process.pid for process in self.processes}
+        for process in self.processes:
+            process.poll()
+        found = []
+        for pid in psutil.pids():
+            with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+                if os.getsid(pid) in sessions and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                    found.append(pid)
+        return found
+
+    def _signal(self, signum: signal.Signals) -> None:
+        for pid in self._members():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def killed_by(self) -> int | None:
         code = self.processes[self._failed or 0].returncode
-        return (code is not None and code < 0) or "EXIT STRING: Killed (signal" in self._text()
+        if code is not None and code < 0:
+            return -code
+        banner = re.search(r"EXIT STRING: .*\(signal (\d+)\)", self._text())
+        return int(banner[1]) if banner else None
 
     def _text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
@@ -126,7 +161,7 @@ class Processes:
         banner = re.search(r"PID (\d+) RUNNING AT .*\n=\s+EXIT CODE: (\d+)", text)
         if banner:
             line = RANK_LINE.format(rank=r"(\d+)", pid=banner[1])
-            rank_line = re.search(f"^{line}$", text, re.MULTILINE)
+            rank_line = re.search(rf"{line}(?!\d)", text)
             who = f"rank {rank_line[1]}" if rank_line else "a rank, at its start,"
             how = re.search(r"EXIT STRING: (.+)", text)
             return f"{who} ended: {how[1] if how else 'exit code ' + banner[2]}"
@@ -151,8 +186,8 @@ def mpiexec() -> str:
 
 
 def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as output:
-        # A session of its own: one signal reaches mpiexec, its proxies and the ranks, and Ctrl-C only us.
+    with log.open("ab") as output, stopping.held_back():
+        # A session of its own: we find mpiexec, its proxies and the ranks by it, and Ctrl-C reaches only us.
         return subprocess.Popen(
             command,
             env=environment,

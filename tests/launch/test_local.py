@@ -1,8 +1,10 @@
 import os
+import re
 import signal
 import sys
 import time
 
+import psutil
 import pytest
 
 from hpctrain.errors import UserError
@@ -35,7 +37,7 @@ def test_when_one_fails_the_others_are_stopped(tmp_path):
     assert wait(job) == 3
     assert time.monotonic() - started < 15
     assert job.obituary() == "rank 1 ended with exit code 3"
-    assert not job.killed()
+    assert job.killed_by() is None
     assert all(process.poll() is not None for process in job.processes)
 
 
@@ -44,7 +46,7 @@ def test_a_killed_process_is_named_with_its_signal(tmp_path):
     job.processes[0].send_signal(signal.SIGKILL)
     assert wait(job) == -9
     assert job.obituary() == "the process was killed by signal 9 (SIGKILL)"
-    assert job.killed()
+    assert job.killed_by() == signal.SIGKILL
 
 
 def test_one_that_does_not_listen_is_killed(tmp_path, monkeypatch):
@@ -58,6 +60,33 @@ def test_one_that_does_not_listen_is_killed(tmp_path, monkeypatch):
     job.stop()
     assert job.processes[0].poll() == -9
     assert time.monotonic() - started < 15
+
+
+def test_ranks_that_stop_as_asked_may_end_one_after_the_other(tmp_path):
+    job = spawn(
+        tmp_path, "raise SystemExit(75)", "import time; time.sleep(1); print('done'); raise SystemExit(75)"
+    )
+    assert wait(job) == 75
+    assert "done" in (tmp_path / "log").read_text()
+
+
+def test_nothing_that_a_job_started_outlives_its_stop(tmp_path):
+    """As under mpiexec, which puts each rank into a process group of its own; and one of them is stopped."""
+    child = "import os, time; os.setpgid(0, 0); print('child', os.getpid(), flush=True); time.sleep(60)"
+    job = spawn(tmp_path, f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])")
+    while (told := re.search(r"child (\d+)\n", (tmp_path / "log").read_text())) is None:
+        time.sleep(0.02)
+    pid = int(told[1])
+    os.kill(pid, signal.SIGSTOP)
+    job.stop()
+    wait_until_gone(pid)
+
+
+def wait_until_gone(pid):
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_mpich_names_the_rank_that_died(tmp_path):
@@ -76,7 +105,7 @@ time.sleep(60)
     )
     assert wait(job) != 0
     assert job.obituary() == "rank 1 ended: Killed (signal 9)"
-    assert job.killed()
+    assert job.killed_by() == signal.SIGKILL
 
 
 def test_no_mpiexec_says_how_to_get_one(tmp_path, monkeypatch):

@@ -1,0 +1,217 @@
+"""One process of one training: model, data and ranks at hand; where it goes on from, and how it is left."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import nn
+
+from hpctrain import machine, stopping
+from hpctrain.config import ComponentConfig
+from hpctrain.data.curation.staging import staged
+from hpctrain.data.shards import ShardDataset
+from hpctrain.errors import Stopped, UserError
+from hpctrain.files import write_json
+from hpctrain.parallel.communicator import Communicator, broadcast_state
+from hpctrain.run import RunDirectory
+from hpctrain.track import Tracker
+from hpctrain.training.checkpoint import Checkpoints, State
+from hpctrain.training.optimizers import schedule_factor
+from hpctrain.training.position import Position
+from hpctrain.training.saving import Saver
+from hpctrain.training.trainer import Trainer
+from hpctrain.training.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from hpctrain.training.data_parallel import DataParallelTraining
+
+
+class Session:
+    """What every rank holds while it trains; all ranks make the same one, and call the same methods in turn."""
+
+    def __init__(
+        self,
+        config: DataParallelTraining.Config,
+        run: RunDirectory,
+        tracker: Tracker,
+        communicator: Communicator,
+    ) -> None:
+        self.config = config
+        self.run = run
+        self.tracker = tracker
+        self.communicator = communicator
+        self.checkpoints = Checkpoints(run.checkpoints, config.keep)
+        experiment = run.experiment
+        self.seed = experiment.seed
+        train = ShardDataset.open(run.data / "train")
+        self.task = experiment.task.build()
+        self.task.prepare(train, experiment.seed)
+        self.task.model.to(communicator.device)
+        if communicator.size > 1 and any(
+            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.task.model.modules()
+        ):
+            raise UserError(
+                "task.model has BatchNorm, whose statistics would differ between ranks",
+                hint="Train with launch.ranks=1, or set task.model.normalisation=none",
+            )
+        broadcast_state(self.task.model, communicator)
+        held_out = ShardDataset.open(run.data / "validation")
+        self.task.check(held_out)
+        loading = experiment.data.build()
+        places = {split: staged(run, split, communicator, tracker) for split in ("train", "validation")}
+        self.copies = {split: place for split, place in places.items() if place != run.data / split}
+        self.train, self.validation = (
+            loading.loader(place, self.task.fields, communicator, self.task.balance)
+            for place in places.values()
+        )
+        self.order = loading.order(train, config.global_batch_size, experiment.seed)
+        times = self.order.times_read(communicator.size)
+        if times >= 2 and train.events > self.order.window:
+            tracker.warn(
+                f"{communicator.size} ranks read the data {times:.1f} times over: give data.lanes="
+                f"{communicator.size}, or a multiple"
+            )
+        self.position = Position()
+        phases = self.task.phases()
+        steps = config.epochs * self.order.batches
+        self.trainer = Trainer(
+            phases,
+            [config.optimizer.build(phase.parameters) for phase in phases],
+            communicator,
+            clip_norm=config.clip_norm,
+            factor=lambda step: schedule_factor(config.schedule, step, steps, config.warmup_steps),
+        )
+        self.identity = _identity(
+            experiment.seed,
+            [experiment.task, experiment.data, config],
+            [shard.sha256 for shard in train.info.shards],
+        )
+        self.saver = Saver(self.checkpoints, active=communicator.rank == 0)
+        self.watchdog = Watchdog(
+            run.logs, "train", run.hang_path("train"),
+            rank=communicator.rank, size=communicator.size, timeout_s=config.hang_timeout_s,
+        )  # fmt: skip
+
+    def resume(self) -> None:
+        """Go on from the newest whole checkpoint of the same training, if there is one."""
+        with self.watchdog.meeting("the reading of the checkpoint"):
+            state = self._common_state()
+        if state is None:
+            return
+        if state["identity"] != self.identity:
+            raise UserError(
+                f"the checkpoints in {self.checkpoints.folder} belong to another training (data, task or settings)",
+                hint="Use --force to train anew, or name=NEW to keep them",
+            )
+        self.task.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.trainer.steps = self.saver.saved = state["step"]
+        self.position = position = Position(**state["position"])
+        newly_best = position.epoch > 0 and position.best_epoch == position.epoch - 1
+        if self.communicator.rank == 0 and newly_best and not position.samples_seen:
+            # A kill may have come between this checkpoint and its becoming the best.
+            self.checkpoints.make_best(self.trainer.steps)
+        self.tracker.log("resume", epoch=position.epoch, samples_seen=position.samples_seen)
+
+    def _common_state(self) -> State | None:
+        """The newest whole checkpoint, the same on every rank. Raises ``UserError`` on all when one cannot read it."""
+        state, problem = None, ""
+        if self.communicator.rank == 0:
+            try:
+                state = self.checkpoints.latest(warn=self.tracker.warn)
+            except UserError as error:
+                problem = str(error)
+        step = self.communicator.gather(state["step"] if state else None)[0]
+        if step is not None and self.communicator.rank != 0:
+            try:
+                state = self.checkpoints.load(step)
+            except UserError as error:
+                problem = str(error)
+        problems = [text for text in self.communicator.gather(problem) if text]
+        if problems:
+            raise UserError(problems[0])
+        return state
+
+    def save(self, *, best: bool = False) -> None:
+        """Have a checkpoint of here and now written."""
+        self.saver.save(self._state(), self.trainer.steps, best=best)
+
+    def _state(self) -> State:
+        return {
+            "model": self.task.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
+            "step": self.trainer.steps,
+            "position": vars(self.position),
+            "identity": self.identity,
+            "versions": {
+                "python": platform.python_version(),
+                **{name: machine.package_version(name) for name in ("hpctrain", "torch", "numpy")},
+            },
+        }
+
+    def stop_if_asked(self, where: str) -> None:
+        """Leave all ranks here when one of them was asked to stop. Every rank must come here equally often.
+
+        A checkpoint is written, if a step was done since the last. Raises ``Stopped``, on every rank, and the
+        ``UserError`` of a checkpoint that could not be written.
+        """
+        self.saver.check()
+        with self.watchdog.meeting(where):
+            reason = self._why_stop()
+            if reason:
+                self._stop(reason)
+
+    def _why_stop(self) -> str:
+        mine = stopping.requested()
+        if self.communicator.size == 1:
+            return mine
+        flag = torch.tensor([1 if mine else 0], dtype=torch.int32, device=self.communicator.device)
+        if not int(self.communicator.all_reduce(flag, "max")):
+            return ""
+        reasons: list[str] = [reason for reason in self.communicator.gather(mine) if reason]
+        return reasons[0]
+
+    def _stop(self, reason: str) -> NoReturn:
+        if self.trainer.steps != self.saver.saved:
+            self.save()
+        self.saver.wait()
+        self.tracker.log("stop", reason=reason, global_step=self.trainer.steps)
+        if self.communicator.rank == 0:
+            write_json(self.run.stopped_path("train"), {"reason": reason, "step": self.trainer.steps})
+        self.communicator.barrier()  # no rank ends before the checkpoint is on disk
+        raise Stopped(reason)
+
+    def summary(self, samples: int, seconds: float) -> dict[str, Any]:
+        """Headline figures; validation figures are those of the best epoch."""
+        position = self.position
+        best = position.history[position.best_epoch]
+        headline = f"validation AUC {best.get('validation_auc', float('nan')):.4f} after epoch {position.best_epoch + 1}"
+        if self.copies:
+            headline += f", shards staged in {self.copies['train'].parent}"
+        return {
+            "headline": headline,
+            **(
+                {"staged": {split: str(place) for split, place in self.copies.items()}} if self.copies else {}
+            ),
+            "ranks": self.communicator.size,
+            "threads_per_rank": torch.get_num_threads(),
+            "epochs": position.epoch,
+            "best_epoch": position.best_epoch,
+            "parameters": sum(p.numel() for p in self.task.model.parameters()),
+            "steps": self.trainer.steps,
+            "training_events": self.order.samples,
+            **{k: v for k, v in best.items() if k != "epoch"},
+            "samples_per_second": samples / seconds if samples else None,
+        }
+
+
+def _identity(seed: int, configs: Sequence[ComponentConfig], shards: list[str]) -> str:
+    """What must be the same for a checkpoint to be gone on from."""
+    parts = [seed, *(c.model_dump(mode="json", exclude=set(c.speed_keys)) for c in configs), shards]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
