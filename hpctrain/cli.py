@@ -85,7 +85,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: list[str]) -> argparse.Namespace:
     commands = [word for word in words if not word.startswith("-")]
-    known = ["run", *_STEPS, "data", "doctor"]
+    known = ["run", *_STEPS, "export", "data", "doctor"]
     if commands and commands[0] not in [*known, "worker"]:
         raise UserError(f"unknown command {commands[0]!r}", hint=nearest(commands[0], known, "commands are"))
     if commands[:1] == ["data"]:
@@ -113,6 +113,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return 0
     if options.command == "data":
         return data_commands.perform(options)
+    if options.command == "export":
+        return _export(options)
     if options.command == "doctor":
         from hpctrain.doctor import examine
 
@@ -149,6 +151,15 @@ def _do_steps(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from hpctrain.run import RunDirectory
+    from hpctrain.training.export import export_weights
+
+    path = export_weights(RunDirectory.open(options.target), options.output, options.checkpoint)
+    print(path)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hpctrain",
@@ -165,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
+    _add_export(commands)
     data_commands.add(commands)
     commands.add_parser(
         "doctor",
@@ -200,6 +212,20 @@ def _add_steps(commands: "argparse._SubParsersAction[Any]", name: str, text: str
             "--max-restarts", type=_count, default=0, metavar="N",
             help="go on by itself so many times when a rank is killed or hangs (never after a mistake of yours)",
         )  # fmt: skip
+
+
+def _add_export(commands: "argparse._SubParsersAction[Any]") -> None:
+    text = "Write the weights of a trained run alone, for other programs."
+    example = "hpctrain export runs/demo --output weights.safetensors"
+    export = commands.add_parser("export", help=text, description=text, epilog=f"example: {example}")
+    export.add_argument("target", type=Path, help="a run directory")
+    export.add_argument(
+        "--format", choices=["safetensors"], default="safetensors", help="safetensors holds no code"
+    )
+    export.add_argument(
+        "--checkpoint", choices=["best", "last"], default="best", help="which weights (default: best)"
+    )
+    export.add_argument("--output", type=Path, help="file to write (default: RUN/model.safetensors)")
 
 
 def _count(text: str) -> int:

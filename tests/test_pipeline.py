@@ -203,6 +203,9 @@ def test_stopping_hpctrain_stops_its_ranks(tiny, tmp_path, signum):
         assert process.returncode == 130, errors
         assert "interrupted" in errors
         assert "Traceback" not in errors
+    if signum == signal.SIGTERM:
+        assert process.returncode == 75, errors
+        assert "(SIGTERM to hpctrain); the same command" in errors
     deadline = time.monotonic() + 20
     while children_of(name):
         assert time.monotonic() < deadline, "ranks outlived hpctrain"

@@ -94,8 +94,10 @@ class Processes:
         self.log = log
         self._failed: int | None = None
         self._leaving_since: float | None = None
+        self._first_dead: int | None = None
 
     def poll(self) -> int | None:
+        self._look_for_the_first_dead()
         codes = [process.poll() for process in self.processes]
         if self._failed is None and stopping.GO_ON_LATER in codes:
             return self._leaving(codes)
@@ -107,6 +109,15 @@ class Processes:
         if self._failed is not None:
             return self.processes[self._failed].returncode
         return None if None in codes else 0
+
+    def _look_for_the_first_dead(self) -> None:
+        """While ranks have not all met, mpiexec ends the others late and then names any of them."""
+        if self._first_dead is None:
+            with contextlib.suppress(OSError), self.log.open(errors="replace") as stream:
+                ranks = re.findall(RANK_LINE.format(rank=r"(\d+)", pid=r"(\d+)"), stream.read(65536))
+                dead = [int(rank) for rank, pid in ranks if not _lives(int(pid))]
+                if len(dead) == 1 and len(ranks) > 1:
+                    self._first_dead = dead[0]
 
     def _leaving(self, codes: list[int | None]) -> int | None:
         """Ranks that stop together end one after the other; the rest of a rank that ended alone is stopped."""
@@ -134,8 +145,8 @@ class Processes:
             process.poll()
         found = []
         for pid in psutil.pids():
-            with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
-                if os.getsid(pid) in sessions and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(pid) in sessions and _lives(pid):
                     found.append(pid)
         return found
 
@@ -163,6 +174,8 @@ class Processes:
             line = RANK_LINE.format(rank=r"(\d+)", pid=banner[1])
             rank_line = re.search(rf"{line}(?!\d)", text)
             who = f"rank {rank_line[1]}" if rank_line else "a rank, at its start,"
+            if self._first_dead is not None:
+                who = f"rank {self._first_dead}"
             how = re.search(r"EXIT STRING: (.+)", text)
             return f"{who} ended: {how[1] if how else 'exit code ' + banner[2]}"
         rank = self._failed or 0
@@ -171,6 +184,13 @@ class Processes:
         if code is not None and code < 0:
             return f"{who} was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"{who} ended with exit code {code}"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def mpiexec() -> str:

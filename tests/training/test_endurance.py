@@ -19,7 +19,7 @@ from hpctrain.steps import fingerprint
 from hpctrain.track import read_metrics
 from hpctrain.training.checkpoint import Checkpoints
 
-SETTINGS = ("training.checkpoint_steps=2", "training.epochs=40", "launch.ranks=2", "launch.threads=1")
+SETTINGS = ("training.checkpoint_steps=2", "training.epochs=12", "launch.ranks=2", "launch.threads=1")
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_a_signal_at_start_up_is_heard_too(ready):
     assert code == 75
     assert "train stopped after 0 steps (SIGTERM to hpctrain)" in line
     assert not list(run.checkpoints.glob("*.pt"))
-    assert finish(run)["position"]["epoch"] == 40
+    assert finish(run)["position"]["epoch"] == 12
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_max_restarts_goes_on_by_itself(ready):
     process = start(run, "--max-restarts", "2")
     for _ in range(2):
         before = steps(run)
-        until(lambda before=before: steps(run) > before + 10, process, run)
+        until(lambda before=before: steps(run) > before + 5, process, run)
         victim = pids(run)[1]
         os.kill(victim, signal.SIGKILL)
         until(lambda victim=victim: len(pids(run)) == 2 and victim not in pids(run).values(), process, run)
