@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
-from torch import nn
 
 from hpctrain import machine
 from hpctrain.config import AnyComponent, ComponentConfig, component, section
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
+from hpctrain.parallel.batch_norm import has_batch_norm, synchronize_batch_norm
 from hpctrain.parallel.communicator import Communicator, broadcast_state
 from hpctrain.registry import register
 from hpctrain.run import RunDirectory
@@ -51,6 +51,9 @@ class DataParallelTraining:
         """Passes over the training split."""
         global_batch_size: PositiveInt = 64
         """Samples of one update, over all ranks together; ranks do not change it."""
+        micro_batch_size: PositiveInt | None = None
+        """Most samples that a rank takes at once: it accumulates the gradient of its share in parts of this size,
+        which needs less memory. None takes the share whole."""
         optimizer: Annotated[AnyComponent, component("optimizers", "adam")] = section("optimizers", "adam")
         """How parameters move."""
         schedule: Literal["constant", "cosine"] = "cosine"
@@ -100,13 +103,13 @@ class _Session:
         self.task = experiment.task.build()
         self.task.prepare(train, experiment.seed)
         self.task.model.to(communicator.device)
-        if communicator.size > 1 and any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.task.model.modules()
-        ):
+        batch_norm = has_batch_norm(self.task.model)
+        if batch_norm and config.micro_batch_size is not None:
             raise UserError(
-                "task.model has BatchNorm, whose statistics would differ between ranks",
-                hint="Train with launch.ranks=1, or set task.model.normalisation=none",
+                "task.model has BatchNorm, whose statistics are those of a whole batch, not of micro-batches",
+                hint="Leave out training.micro_batch_size, or set task.model.normalisation=none",
             )
+        synchronize_batch_norm(self.task.model, communicator)
         broadcast_state(self.task.model, communicator)
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
@@ -132,6 +135,8 @@ class _Session:
             communicator,
             clip_norm=config.clip_norm,
             factor=lambda step: schedule_factor(config.schedule, step, steps, config.warmup_steps),
+            micro_batch_size=config.micro_batch_size,
+            every_rank_forward=batch_norm,
         )
         self.identity = _identity(
             experiment.seed,
