@@ -81,6 +81,7 @@ def toy_run(tmp_path: Path, write_toy: Callable[..., Path]) -> Callable[..., Run
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--engine", default="mpi", help="engine of the ranks that mpiexec started")
+    parser.addoption("--write-golden", action="store_true", help="store the losses as they are now")
 
 
 @pytest.fixture(scope="session")

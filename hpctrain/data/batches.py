@@ -52,6 +52,20 @@ def move(array: Array, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
+def rows_of(batch: Batch, start: int, stop: int) -> Batch:
+    """Rows ``start`` to ``stop`` of a batch, sharing its memory where the field is not ragged."""
+    part: Batch = {}
+    for name, values in batch.items():
+        offsets = batch.get(f"{name}.offsets")
+        if name.endswith(".offsets") and name.removesuffix(".offsets") in batch:
+            part[name] = values[start : stop + 1] - values[start]
+        elif offsets is not None:
+            part[name] = values[int(offsets[start]) : int(offsets[stop])]
+        else:
+            part[name] = values[start:stop]
+    return part
+
+
 class Buffers:
     """Arrays for dense batches, used again once nobody holds a tensor on them any more.
 

@@ -28,6 +28,9 @@ class DataParallelTraining:
         """Passes over the training split."""
         global_batch_size: PositiveInt = 64
         """Samples of one update, over all ranks together; ranks do not change it."""
+        micro_batch_size: PositiveInt | None = None
+        """Most samples that a rank takes at once: it accumulates the gradient of its share in parts of this size,
+        which needs less memory. None takes the share whole."""
         optimizer: Annotated[AnyComponent, component("optimizers", "adam")] = section("optimizers", "adam")
         """How parameters move."""
         schedule: Literal["constant", "cosine"] = "cosine"

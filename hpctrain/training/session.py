@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from torch import nn
 
 from hpctrain import machine, stopping
 from hpctrain.config import ComponentConfig
@@ -17,6 +16,7 @@ from hpctrain.data.curation.staging import staged
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import Stopped, UserError
 from hpctrain.files import write_json
+from hpctrain.parallel.batch_norm import has_batch_norm, synchronize_batch_norm
 from hpctrain.parallel.communicator import Communicator, broadcast_state
 from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
@@ -52,13 +52,13 @@ class Session:
         self.task = experiment.task.build()
         self.task.prepare(train, experiment.seed)
         self.task.model.to(communicator.device)
-        if communicator.size > 1 and any(
-            isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.task.model.modules()
-        ):
+        batch_norm = has_batch_norm(self.task.model)
+        if batch_norm and config.micro_batch_size is not None:
             raise UserError(
-                "task.model has BatchNorm, whose statistics would differ between ranks",
-                hint="Train with launch.ranks=1, or set task.model.normalisation=none",
+                "task.model has BatchNorm, whose statistics are those of a whole batch, not of micro-batches",
+                hint="Leave out training.micro_batch_size, or set task.model.normalisation=none",
             )
+        synchronize_batch_norm(self.task.model, communicator)
         broadcast_state(self.task.model, communicator)
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
@@ -85,6 +85,8 @@ class Session:
             communicator,
             clip_norm=config.clip_norm,
             factor=lambda step: schedule_factor(config.schedule, step, steps, config.warmup_steps),
+            micro_batch_size=config.micro_batch_size,
+            every_rank_forward=batch_norm,
         )
         self.identity = _identity(
             experiment.seed,

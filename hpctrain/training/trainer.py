@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpctrain.data.loader import Batch
+from hpctrain.data.batches import Batch, rows_of
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator, sum_gradients
 from hpctrain.tasks.base import Phase
@@ -28,7 +28,14 @@ class Trainer:
         clip_norm: float | None = None,
         factor: Callable[[int], float] = lambda step: 1.0,
         after_step: Callable[[], None] | None = None,
+        micro_batch_size: int | None = None,
+        every_rank_forward: bool = False,
     ) -> None:
+        """``micro_batch_size``: most samples of one forward and backward pass; None takes a rank's share at once.
+
+        ``every_rank_forward``: the losses themselves talk to other ranks (synchronised BatchNorm), so a rank
+        whose share is empty computes them too.
+        """
         if len(phases) != len(optimizers):
             raise ValueError("one optimizer a phase")
         self.phases = phases
@@ -37,6 +44,8 @@ class Trainer:
         self.clip_norm = clip_norm
         self.factor = factor
         self.after_step = after_step
+        self.micro_batch_size = micro_batch_size
+        self.every_rank_forward = every_rank_forward
         self.steps = 0
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
 
@@ -51,12 +60,10 @@ class Trainer:
             for parameter in phase.parameters:
                 parameter.grad = None
             sums = torch.zeros(2, dtype=torch.float64)
-            if len(
-                next(iter(batch.values()))
-            ):  # a rank without a share of a small last batch still takes part
-                loss = phase.loss(batch)
+            for part in self._parts(batch):
+                loss = phase.loss(part)
                 loss.total.backward()  # type: ignore[no-untyped-call]
-                sums = torch.stack([loss.total.detach().double(), loss.weight.detach().double()]).cpu()
+                sums += torch.stack([loss.total.detach().double(), loss.weight.detach().double()]).cpu()
             total, weight = sum_gradients(
                 phase.parameters, sums.to(phase.parameters[0].device), self.communicator
             )
@@ -80,3 +87,14 @@ class Trainer:
             self.after_step()
         self.steps += 1
         return results
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """The batch in micro-batches. Losses and gradients are sums over samples, so those of the parts add up."""
+        samples = len(next(iter(batch.values())))
+        if samples == 0:
+            # A rank without a share of a small last batch still takes part, in the sums alone if that will do.
+            return [batch] if self.every_rank_forward else []
+        if self.micro_batch_size is None or samples <= self.micro_batch_size:
+            return [batch]
+        starts = range(0, samples, self.micro_batch_size)
+        return [rows_of(batch, start, min(start + self.micro_batch_size, samples)) for start in starts]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hpctrain.data.batches import Buffers, dense, scatter, to_batch
+from hpctrain.data.batches import Buffers, dense, rows_of, scatter, to_batch
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
 
@@ -67,6 +67,21 @@ def test_columns_become_tensors():
     assert batch["p.offsets"].tolist() == [0, 2, 2]
     assert batch["p"].shape == (2, 3)
     assert batch["i"].tolist() == np.eye(2, 4).tolist()
+
+
+def test_rows_of_a_batch_are_the_batch_of_those_rows():
+    values = np.arange(10, dtype=np.float32)
+    columns = {
+        "row": np.arange(4),
+        "tracks": RaggedRows(np.array([0, 3, 3, 7, 10]), values),
+        "image": np.arange(8.0).reshape(4, 2),
+    }
+    fields = {"tracks": RaggedField(dtype="float32"), "image": DenseField(shape=(2,), dtype="float64")}
+    part = rows_of(to_batch(columns, fields, CPU), 1, 4)
+    assert part["row"].tolist() == [1, 2, 3]
+    assert part["tracks"].tolist() == [3, 4, 5, 6, 7, 8, 9]
+    assert part["tracks.offsets"].tolist() == [0, 0, 4, 7]
+    assert part["image"].tolist() == [[2, 3], [4, 5], [6, 7]]
 
 
 def test_memory_comes_back_when_the_last_tensor_goes():

@@ -11,7 +11,7 @@ import pytest
 from hpctrain.launch.local import mpiexec
 
 TESTS = Path(__file__).parents[1]
-FILES = [TESTS / "parallel/test_communicator.py"]
+FILES = [TESTS / name for name in ("parallel/test_communicator.py", "training/test_equivalence.py")]
 
 
 @pytest.fixture
