@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hpctrain import registry
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
 from hpctrain.convert.detector_fields import (
+    GEV,
     PRESELECTION,
     TOWER_FEATURES,
     by_first,
@@ -50,6 +51,7 @@ class HepMc3(Converter):
     default_weight = "weight"
     what = "quantity"
     packages = ("numpy", "pyhepmc", "particle", "zstandard", "fastjet")
+    units: ClassVar[Mapping[str, str]] = {**GEV, "x": "mm", "y": "mm", "z": "mm"}
     modules = ("pyhepmc", "particle")
 
     class Config(ConverterConfig):
