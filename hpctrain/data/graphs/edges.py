@@ -114,10 +114,14 @@ def edge_attributes(positions: Tensor, edge_index: Tensor, *, phi: int | None) -
     return torch.cat([apart, torch.linalg.vector_norm(apart, dim=1, keepdim=True)], dim=1)
 
 
-def event_of_item(offsets: Tensor) -> Tensor:
-    """Number of each item's event, int64 (items,): what PyTorch Geometric calls ``batch``; its ``ptr`` is ``offsets``."""
+def event_of_item(offsets: Tensor, items: int | None = None) -> Tensor:
+    """Number of each item's event, int64 (items,): what PyTorch Geometric calls ``batch``; its ``ptr`` is ``offsets``.
+
+    ``items`` is where the offsets end, for a caller who knows it: else a GPU is waited for.
+    """
     counts = offsets[1:] - offsets[:-1]
-    return torch.arange(len(counts), device=offsets.device).repeat_interleave(counts)
+    events = torch.arange(len(counts), device=offsets.device)
+    return torch.repeat_interleave(events, counts, output_size=items)
 
 
 def edge_offsets(edge_index: Tensor, offsets: Tensor) -> Tensor:
@@ -170,7 +174,7 @@ def _cloud(positions: Tensor, offsets: Tensor, phi: int | None) -> Cloud:
         positions = positions.float()
     kit = _kit(positions)
     columns = [kit.column(kit.of(positions), number) for number in range(positions.shape[1])]
-    if len(positions) and not all(float(abs(column[:-1]).max()) < LARGEST for column in columns):
+    if len(positions) and not float(positions.abs().max()) < LARGEST:
         raise UserError(
             "positions are NaN or infinite", hint="`hpctrain data verify` finds such events in shards"
         )

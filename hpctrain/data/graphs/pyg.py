@@ -68,9 +68,10 @@ def to_pyg(
                 hint="Rename it, without 'index'",
             )
         elif f"{name}.offsets" in made and key != "x" and not key.startswith("edge_"):
-            graphs[f"{key}_batch"], graphs[f"{key}_ptr"] = event_of_item(slices[key]), slices[key]
+            graphs[f"{key}_batch"] = event_of_item(slices[key], len(values))
+            graphs[f"{key}_ptr"] = slices[key]
         graphs[key] = values
-    graphs.batch, graphs.ptr = event_of_item(offsets), offsets
+    graphs.batch, graphs.ptr = event_of_item(offsets, len(batch[nodes])), offsets
     graphs._num_graphs, graphs._slice_dict, graphs._inc_dict = events, slices, increments
     return graphs
 
@@ -102,7 +103,7 @@ def from_pyg(graphs: Any, *, nodes: str = "x", label: str = "y", ragged: Collect
                 raise UserError(
                     f"attribute '{key}' joins two kinds of nodes", hint="Use Data with one kind of nodes"
                 )
-            added = added.to(values.device)[event_of_item(offsets)]
+            added = added.to(values.device)[event_of_item(offsets, len(values))]
             values = values - added.reshape(-1, *[1] * (values.ndim - 1))
         name = {"x": nodes, "y": label}.get(key, key)
         batch[name] = values.contiguous()
