@@ -43,6 +43,8 @@ TRACK_EXTRAS = {"d0": ("D0", "Dxy"), "dz": ("DZ",)}
 """Feature → branches that have it, by version of Delphes: ``Dxy`` became ``D0`` in 3.4."""
 JET_BRANCHES = ("PT", "Eta", "Phi", "Mass")
 FAT = "FatJet"
+FLOW = ("EFlowPhoton", "EFlowNeutralHadron")
+"""Energy flow: what the tracks do not explain, of files without towers."""
 
 
 @dataclass(frozen=True)
@@ -188,14 +190,26 @@ class Delphes(Converter):
             wanted += [f"GenJet.{name}" for name in JET_BRANCHES]
         if self._trims(jets, fat=fat):
             wanted.append(f"{jets}.TrimmedP4")
-        tree.require(
-            wanted, "What a file does not have can be left out: images, clouds=false; towers=[…], jets=NAME"
-        )
+        tree.require(wanted, self._cure(tree, wanted))
         tracks = {feature: f"{config.tracks}.{names[0]}" for feature, names in TRACK_FEATURES.items()}
         for feature, names in TRACK_EXTRAS.items():
             there = [f"{config.tracks}.{name}" for name in names if tree.has(f"{config.tracks}.{name}")]
             tracks.update({feature: there[0]} if there else {})
         return _Layout(jets, fat, tracks, met=tree.has("MissingET.MET", "MissingET.Phi"))
+
+    def _cure(self, tree: RootTree, wanted: Sequence[str]) -> str:
+        """What to say to the options for branches that are missing."""
+        missing = {name.split(".")[0] for name in wanted if not tree.has(name)}
+        if any(name.endswith(".TrimmedP4") and not tree.has(name) for name in wanted):
+            return "trimmed=false reads whole fat jets; cluster=true makes trimmed ones of the towers."
+        if missing & set(self.config.towers):
+            flow = [name for name in FLOW if tree.has(f"{name}.Eem")]
+            instead = f"towers='[{', '.join(flow)}]' takes these instead; " if flow else ""
+            return f"{instead}images=false and clouds=false do without towers."
+        if self.config.tracks in missing:
+            instead = "tracks=EFlowTrack takes these instead; " if tree.has("EFlowTrack.PT") else ""
+            return f"{instead}images=false and clouds=false do without tracks."
+        return "jets=NAME names other jets; cluster=true makes fat jets of the towers."
 
     @property
     def _needs_towers(self) -> bool:

@@ -53,7 +53,8 @@ def image_rows(towers: Towers, event: Array, eta: Array, phi: Array, bins: int) 
 
 def tower_rows(towers: Towers) -> RaggedRows:
     """ET, η, φ, ECAL and HCAL energy [GeV] of the towers, by falling ET."""
-    et = (towers.ecal + towers.hcal) / np.cosh(towers.eta)
+    with np.errstate(over="ignore"):  # along the beam there is no ET
+        et = (towers.ecal + towers.hcal) / np.cosh(towers.eta)
     columns = (et, towers.eta, towers.phi, towers.ecal, towers.hcal)
     return by_first(ragged_of(towers.event, columns, towers.n_events))
 

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import hpctrain
 from hpctrain import machine, registry
 from hpctrain.config import apply_override
 from hpctrain.convert.base import RESERVED, Converter, ConverterConfig
 from hpctrain.convert.one_file import FileResult, FileTask, columns_of
 from hpctrain.convert.parallel import converted_elsewhere
-from hpctrain.convert.rules import Sample, samples_of
+from hpctrain.convert.rules import FORMS, Sample, samples_of
 from hpctrain.data.columns import Columns
 from hpctrain.data.curation.feature_scale import FeatureScale
 from hpctrain.data.curation.image_scale import ImageScale
@@ -28,29 +30,41 @@ Progress = Callable[[int, int, int], None]
 """Hears (bytes of the inputs done, of how many, events kept so far)."""
 
 
+QUOTING = """As a shell needs it: label='{"*ttbar*": 1, "*": 0}' in single quotes, with double ones around patterns"""
+
+
 def read_config(kind: str, settings: Sequence[str] = ()) -> ConverterConfig:
     """The converter's configuration from ``key=value`` texts (YAML values, ``a.b=value`` for keys inside).
 
     Raises ``UserError`` for an unknown kind or key (with the nearest right one) or a wrong value.
     """
-    from pydantic import ValidationError
-
     owner = registry.find("converters", kind)
     data: dict[str, Any] = {"kind": kind}
     for setting in settings:
-        apply_override(data, setting)
+        try:
+            apply_override(data, setting)
+        except UserError as error:
+            raise UserError(error.message, hint=QUOTING) from error
     try:
         config = owner.Config.model_validate(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise UserError(
-            f"{kind}: {where + ': ' if where else ''}{first['msg']}",
-            hint=f"The keys of {kind} are in docs/configuration.md, under converters",
+            f"{kind}: {in_words(error)}", hint=f"`hpctrain data convert {kind} --help` explains its keys"
         ) from error
     if not isinstance(config, ConverterConfig):
         raise TypeError(f"the Config of {kind} does not derive from ConverterConfig")
     return config
+
+
+def in_words(error: ValidationError) -> str:
+    """The first thing that is wrong, with its key."""
+    first = error.errors(include_url=False)[0]
+    # Which form of a rule it is held to is no key.
+    where = ".".join(str(part) for part in first["loc"] if part not in FORMS)
+    text = str(first["msg"]).removeprefix("Value error, ")
+    if isinstance(first["input"], bool) and "string" in text:
+        text += " (YAML takes on, off, yes and no for truth values: quote them)"
+    return f"{where}: {text}" if where else text
 
 
 def convert(
@@ -139,7 +153,11 @@ def _check_inputs(inputs: Sequence[Path]) -> list[str]:
             with path.open("rb"):
                 pass
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            pattern = isinstance(error, FileNotFoundError) and any(c in path.name for c in "*?[")
+            raise UserError(
+                f"cannot read {path}: {error.strerror}",
+                hint="No file fits this pattern" if pattern else "Is the name right, and may you read it?",
+            ) from error
         if size == 0:
             raise UserError(
                 f"{path} is empty (0 bytes)", hint="Copy it again from where it came, or leave it out"
@@ -164,11 +182,14 @@ def _common_fields(converter: Converter, inputs: Sequence[Path]) -> Fields:
                     f"in {inputs[0]} it is {_in_words(first.get(name))}",
                     hint="Files of one dataset have the same content: convert them apart, or choose fields that both have",
                 )
-    taken = sorted(set(first) & set(RESERVED))
+    taken = sorted(set(first) & {*RESERVED, "row"})
     if taken:
+        own = taken[0] in {"label", "weight"}
         raise UserError(
             f"{inputs[0]}: the field name '{taken[0]}' is taken",
-            hint=f"label=NAME and weight=NAME choose where those come from; reserved are {', '.join(RESERVED)}",
+            hint=f"{taken[0]}=NAME says which {converter.what} it comes from"
+            if own
+            else "Choose the fields with fields.NAME=…, and another name for this one",
         )
     return first
 

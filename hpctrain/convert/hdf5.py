@@ -8,16 +8,27 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, PositiveInt, ValidationError
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed, said_by_all
 from hpctrain.convert.hdf5_files import Hdf5Input, is_numeric, one_a_row, pieces_of, same_length
-from hpctrain.convert.rows import cast, dense_rows, field_name, sparse_rows, stack
+from hpctrain.convert.rows import (
+    cast,
+    dense_rows,
+    field_name,
+    make_field,
+    sparse_rows,
+    stack,
+    unique_names,
+)
 from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, take
 from hpctrain.data.schema import DenseField, FieldName, Fields, RaggedField, SparseField
 from hpctrain.errors import UserError
 from hpctrain.registry import register
 from hpctrain.section import Section
+
+MOST_EVENT_BYTES = 2**30
+"""Of one event of a dense dataset: what is larger was not meant."""
 
 
 class Hdf5Field(Section):
@@ -79,7 +90,7 @@ class Hdf5(Converter):
             rules = self._rules(file)
             fields = {name: _field(file, name, rule) for name, rule in rules.items()}
             lengths = [
-                *((_event_dataset(rule), _events(file, rule)) for rule in rules.values()),
+                *(length for rule in rules.values() for length in _lengths(file, rule)),
                 *((name, len(file.dataset(name))) for name in scalars),
             ]
             events = same_length(path, lengths)
@@ -91,7 +102,10 @@ class Hdf5(Converter):
                 rows = np.arange(start, stop, dtype=np.int64)
                 finite = Finite(self.config.non_finite, path, self.what)
                 good = finite.keep(rows, {_described(rules[name]): values for name, values in raw.items()})
-                columns: Columns = {name: cast(values, fields[name]) for name, values in raw.items()}
+                columns: Columns = {
+                    name: cast(values, fields[name], f"{path}: field '{name}'")
+                    for name, values in raw.items()
+                }
                 chosen = np.flatnonzero(good)
                 yield Piece(
                     columns=columns if good.all() else take(columns, chosen),
@@ -117,7 +131,12 @@ class Hdf5(Converter):
 
     def about(self, path: Path) -> dict[str, Any]:
         with Hdf5Input(path) as file:
-            return dict(file.attributes())
+            used = {name for rule in self._rules(file).values() for name in _parts(rule)} | self._scalars()
+            left_out = [name for name in file.names() if name not in used]
+            return {
+                **file.attributes(),
+                **({"left_out": left_out} if left_out and not self.config.fields else {}),
+            }
 
     def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         return self.config.description or f"HDF5 {listed(names)}{said_by_all(about)}"
@@ -136,11 +155,22 @@ class Hdf5(Converter):
                 f"{file.path} has no numeric dataset with one entry an event",
                 hint="fields.NAME={dataset: …} takes others",
             )
-        events = max(lengths, key=lambda length: (len(lengths[length]), length))
-        named = {field_name(name): Hdf5Field(dataset=name) for name in lengths[events]}
-        rules = self.config.label.values(), self.config.weight.values()
-        taken = {getattr(rule, "branch", None) for group in rules for rule in group}
-        return {name: rule for name, rule in named.items() if rule.dataset not in taken}
+        most = max(len(names) for names in lengths.values())
+        usual = [length for length, names in lengths.items() if len(names) == most]
+        if len(usual) > 1:
+            found = " and ".join(f"{length:,} ({', '.join(lengths[length][:4])})" for length in sorted(usual))
+            raise UserError(
+                f"{file.path}: which axis is the event? As many datasets have one length as the other: {found}",
+                hint="Name the fields: fields.NAME=DATASET, and sparse or ragged ones as docs/convert.md shows",
+            )
+        wanted = [name for name in lengths[usual[0]] if name not in self._scalars()]
+        names = unique_names(wanted, str(file.path), self.what)
+        return {field: Hdf5Field(dataset=name) for field, name in names.items()}
+
+    def _scalars(self) -> set[str | None]:
+        """Datasets that labels and weights come from."""
+        rules = (*self.config.label.values(), *self.config.weight.values())
+        return {getattr(rule, "branch", None) for rule in rules}
 
 
 def _parts(rule: Hdf5Field) -> tuple[str, ...]:
@@ -151,13 +181,15 @@ def _described(rule: Hdf5Field) -> str:
     return "'" + "', '".join(_parts(rule)) + "'"
 
 
-def _event_dataset(rule: Hdf5Field) -> str:
-    """The dataset of the rule whose length says the number of events."""
-    return rule.offsets or _parts(rule)[0]
+def _lengths(file: Hdf5Input, rule: Hdf5Field) -> list[tuple[str, int]]:
+    """The datasets of the rule whose length says the number of events, with what they say."""
+    if rule.offsets is not None:
+        return [(rule.offsets, len(file.dataset(rule.offsets)) - 1)]
+    return [(name, len(file.dataset(name))) for name in _parts(rule)]
 
 
 def _events(file: Hdf5Input, rule: Hdf5Field) -> int:
-    return len(file.dataset(_event_dataset(rule))) - (1 if rule.offsets else 0)
+    return _lengths(file, rule)[0][1]
 
 
 def _row_bytes(file: Hdf5Input, rule: Hdf5Field, events: int) -> float:
@@ -206,15 +238,13 @@ def _field(file: Hdf5Input, name: str, rule: Hdf5Field) -> DenseField | SparseFi
         if rule.shape is None or rule.offsets is None or rule.form != "sparse":
             raise UserError(f"{where}: indices need form: sparse, offsets and shape")
         shape = rule.shape
-    try:
-        if rule.form == "sparse":
-            return SparseField(shape=shape, dtype=dtype, features=features)
-        if rule.form == "ragged":
-            return RaggedField(shape=shape, dtype=dtype, features=features)
-        return DenseField(shape=shape, dtype=dtype, features=features)
-    except ValidationError as error:
-        text = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {text}", hint="See shape, dtype and features of the dataset") from error
+    each = int(np.prod(shape)) * np.dtype(source).itemsize
+    if rule.form != "ragged" and rule.offsets is None and each > MOST_EVENT_BYTES:
+        raise UserError(
+            f"{where}: an event of shape {list(shape)} takes {each / 2**30:.1f} GiB",
+            hint="Is the first axis the event? Otherwise write it in other pieces",
+        )
+    return make_field(rule.form, where, shape=shape, dtype=dtype, features=features)
 
 
 def _read(
@@ -234,7 +264,13 @@ def _read(
             return stack(ragged, where) if len(ragged) > 1 or field.shape else ragged[0]
         array = np.stack(parts, axis=-1) if not isinstance(rule.dataset, str) else parts[0]
         return SparseRows.from_dense(array) if rule.form == "sparse" else dense_rows(array)
-    offsets = file.read(rule.offsets, start, stop + 1).astype(np.int64)
+    found = file.read(rule.offsets, start, stop + 1)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: dataset '{rule.offsets}' is {found.dtype}{list(found.shape[1:])}, no list of offsets",
+            hint="Offsets are (events + 1) whole numbers: where the items of each event begin",
+        )
+    offsets = found.astype(np.int64)
     first, last = int(offsets[0]), int(offsets[-1])
     lengths = [len(file.dataset(part)) for part in _parts(rule)]
     if (np.diff(offsets) < 0).any() or first < 0 or last > min(lengths):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -101,9 +102,12 @@ class Hdf5Input:
                 return UserError(f"{self.path} is not an HDF5 file", hint="Name the format that it has")
         text = " ".join(str(error).split())
         if "not registered" in text or "plugin" in text:
+            there = importlib.util.find_spec("hdf5plugin") is not None
             return UserError(
                 f"{self.path}{where}: compressed with a filter that is missing here: {text}",
-                hint="pip install hdf5plugin",
+                hint="h5repack -f GZIP=4 writes it in one that every HDF5 has, where the filter is"
+                if there
+                else "pip install hdf5plugin",
             )
         return UserError(f"{self.path}{where} cannot be read: {text}", hint=DAMAGED)
 
@@ -136,10 +140,12 @@ def pieces_of(events: int, row_bytes: float, at_most: int) -> Iterator[tuple[int
 
 
 def one_a_row(array: Array, where: str) -> Array:
-    """(n,) of an array (n,) or (n, 1, …). Raises ``UserError`` for more than one number an event."""
+    """(n,) of an array (n,) or (n, 1, …). Raises ``UserError`` for text, and for more than one number an event."""
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{where} holds {array.dtype}, one number an event is wanted", hint="Choose another")
     flat = array.reshape(len(array), -1)
     if len(array) and flat.shape[1] != 1:
-        raise UserError(f"{where} has {flat.shape[1]} numbers an event, one is wanted")
+        raise UserError(f"{where} has {flat.shape[1]} numbers an event, one is wanted", hint="Choose another")
     return flat[:, 0] if len(array) else flat.reshape(0)
 
 

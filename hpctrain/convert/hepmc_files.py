@@ -17,8 +17,20 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 GZIP_MAGIC = b"\x1f\x8b"
 BEGIN = b"HepMC::Asciiv3-START_EVENT_LISTING"
 NEXT = b"\nE "
-EVENT = re.compile(rb"^E -?\d+ \d+ (\d+)[\s@]", re.MULTILINE)
+BEGINS = re.compile(rb"^E ", re.MULTILINE)
+EVENT = re.compile(rb"E -?\d+ \d+ (\d+)[\s@]")
 """First line of an event: its number, vertices, particles."""
+NUMBER = rb" [-+]?(?:\d[\d.]*(?:[eE][-+]?\d+)?|nan|inf|NAN|INF)"
+"""NaN and infinity are for whoever reads the events to judge."""
+LINES = {
+    "particle": (b"P", re.compile(rb"^P \d+ -?\d+ -?\d+(?:" + NUMBER + rb"){5} -?\d+\r?\n", re.MULTILINE)),
+    "vertex": (
+        b"V",
+        re.compile(rb"^V -\d+ -?\d+ \[[-\d,]*\](?: @(?:" + NUMBER + rb"){4})?\r?\n", re.MULTILINE),
+    ),
+    "unit": (b"U", re.compile(rb"^U (?:GEV|MEV) (?:MM|CM)\r?\n", re.MULTILINE)),
+}
+"""Lines that pyhepmc would take for others when they are damaged: zeros for letters, the usual units for unknown ones."""
 BUFFER = 2**16
 DAMAGES = (OSError, EOFError, zlib.error)
 """What decompressing damaged data raises."""
@@ -82,8 +94,9 @@ class HepMcInput:
         return min(1.0, self._raw.tell() / self._size)
 
     def _damaged(self, error: Exception) -> UserError:
+        count = f"{self.events} event{'' if self.events == 1 else 's'}"
         return UserError(
-            f"{self.path} is damaged after {self.events} events: {' '.join(str(error).split())}",
+            f"{self.path} is damaged after {count}: {' '.join(str(error).split())}",
             hint=DAMAGED,
         )
 
@@ -184,14 +197,28 @@ class _WholeEvents(io.RawIOBase):
         if end <= 0:
             return
         whole, self._pending = self._pending[:end], self._pending[end:]
-        starts = [match.start() for match in EVENT.finditer(whole)]
+        starts = [match.start() for match in BEGINS.finditer(whole)]
         for start, stop in zip(starts, [*starts[1:], len(whole)], strict=True):
-            declared = int(EVENT.match(whole, start)[1])  # type: ignore[index]
-            found = whole.count(b"\nP ", start, stop)
-            if found != declared:
-                self.error = EOFError(f"the next event has {found} of its {declared} particles")
+            problem = _problem(whole[start:stop])
+            if problem:
+                self.error = EOFError(f"the next event has {problem}")
                 self._ended = True
                 whole = whole[:start]
                 break
             self.passed += 1
         self._ready += whole
+
+
+def _problem(event: bytes) -> str:
+    """What is wrong with the text of an event; empty when nothing is."""
+    first = EVENT.match(event)
+    if first is None:
+        return "a first line without numbers of vertices and particles"
+    declared, found = int(first[1]), event.count(b"\nP ")
+    if found != declared:
+        return f"{found} of its {declared} particles"
+    for name, (letter, line) in LINES.items():
+        wrong = event.count(b"\n" + letter + b" ") - len(line.findall(event))
+        if wrong:
+            return f"{wrong} damaged {name} line{'s' if wrong > 1 else ''}"
+    return ""

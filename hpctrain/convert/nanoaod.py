@@ -15,7 +15,7 @@ from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, lis
 from hpctrain.convert.constituents import Links, constituents, find_links
 from hpctrain.convert.detector_fields import GEV, by_first, cloud_field
 from hpctrain.convert.root_files import RootTree, entry_ranges
-from hpctrain.convert.rows import stack
+from hpctrain.convert.rows import cast, stack
 from hpctrain.data.columns import Array, Columns, RaggedRows, take
 from hpctrain.data.schema import DenseField, Fields
 from hpctrain.errors import UserError
@@ -42,7 +42,7 @@ NUMBERS = {
     "event": ("event", "uint64"),
 }
 """Field → branch and type of what identifies an event; kept where the file has it."""
-GENERATOR_WEIGHT = "genWeight where there is one"
+GENERATOR_WEIGHT = "genWeight (1 without one)"
 
 Ints = NDArray[np.int64]
 
@@ -140,7 +140,8 @@ class NanoAod(Converter):
                 if self._rows_field:
                     columns, jet, event = self._jet_rows(raw, layout, str(path))
                 else:
-                    columns, jet, event = self._event_rows(raw, layout), None, np.arange(len(rows))
+                    columns, jet = self._event_rows(raw, layout, str(path)), None
+                    event = np.arange(len(rows))
                 yield Piece(
                     columns=columns,
                     rows=rows[event],
@@ -183,11 +184,15 @@ class NanoAod(Converter):
             if found:
                 objects[name] = found
         if self._rows_field and not objects:
+            collection = OBJECTS[self._rows_field][0]
             raise UserError(
-                f"per={self.config.per} needs {self._rows_field}", hint=f"Leave {self._rows_field}=[] out"
+                f"{tree.path}: per={self.config.per} needs {self._rows_field}, and there are none",
+                hint=f"It takes the branches {', '.join(f'{collection}_{n}' for n in NEEDED)}, and no {self._rows_field}=[]",
             )
         table = self.config.particle_table
-        if table is None:
+        if table is not None:
+            tree.require([f"{table}_{name}" for name in NEEDED], "particle_table=NAME names the collection.")
+        else:
             table = next((t for t in PARTICLE_TABLES if tree.has(f"{t}_pt")), None)
         particles: dict[str, str] = {}
         if table is not None:
@@ -234,7 +239,7 @@ class NanoAod(Converter):
             name = "genWeight"
         return tree.read([name], start, stop)[name]
 
-    def _event_rows(self, raw: Columns, layout: _Layout) -> Columns:
+    def _event_rows(self, raw: Columns, layout: _Layout, where: str) -> Columns:
         columns: Columns = {name: _cloud(raw, found) for name, found in layout.objects.items()}
         if layout.met:
             met = [np.asarray(raw[f"{layout.met}_{part}"]) for part in ("pt", "phi")]
@@ -242,7 +247,7 @@ class NanoAod(Converter):
         if layout.particles:
             columns["particles"] = by_first(_cloud(raw, layout.particles))
         for name, branch in layout.numbers.items():
-            columns[name] = np.asarray(raw[branch]).astype(NUMBERS[name][1])
+            columns[name] = _identity(raw, name, branch, where)
         return columns
 
     def _jet_rows(self, raw: Columns, layout: _Layout, where: str) -> tuple[Columns, Ints, Ints]:
@@ -265,7 +270,7 @@ class NanoAod(Converter):
             found = constituents(jets, _cloud(raw, layout.particles), pair[0], (*pair, None)[1], where)
             columns["particles"] = found.take(chosen)
         for name, branch in layout.numbers.items():
-            columns[name] = np.asarray(raw[branch]).astype(NUMBERS[name][1])[event[chosen]]
+            columns[name] = _identity(raw, name, branch, where)[event[chosen]]
         return columns, chosen, event[chosen]
 
     def _one_a_row(
@@ -298,6 +303,12 @@ def _features(
     else:
         features = [name for name in usual if tree.has(f"{collection}_{name}")]
     return {name: f"{collection}_{name}" for name in features}
+
+
+def _identity(raw: Columns, name: str, branch: str, where: str) -> Array:
+    """A number that identifies events, in the type of its field."""
+    field = DenseField(dtype=NUMBERS[name][1])
+    return np.asarray(cast(np.asarray(raw[branch]), field, f"{where}: branch {branch}"))
 
 
 def _cloud(raw: Columns, features: dict[str, str]) -> RaggedRows:

@@ -17,9 +17,9 @@ from pydantic import PositiveInt
 
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed, said_by_all
 from hpctrain.convert.hdf5_files import Hdf5Input, one_a_row, pieces_of, same_length
-from hpctrain.convert.rows import dense_rows, field_name
+from hpctrain.convert.rows import AnyField, dense_rows, field_name, make_field
 from hpctrain.data.columns import Array, Columns, SparseRows, take
-from hpctrain.data.schema import DenseField, Fields, SparseField
+from hpctrain.data.schema import DenseField, Fields
 from hpctrain.errors import UserError
 from hpctrain.registry import register
 
@@ -82,7 +82,9 @@ class NerscHdf5(Converter):
     def fields(self, path: Path) -> Fields:
         with Hdf5Input(path) as file:
             layout = self._layout(file)
-            fields: dict[str, DenseField | SparseField] = {"image": SparseField(shape=layout.shape)}
+            fields: dict[str, AnyField] = {
+                "image": make_field("sparse", f"{path}: {', '.join(layout.images)}", shape=layout.shape)
+            }
             for name, dataset in layout.scalars.items():
                 if name in {"label", "weight"}:
                     continue  # the driver's
@@ -167,6 +169,13 @@ class NerscHdf5(Converter):
                 "event are no images",
                 hint="Images are datasets (n, H, W), one a channel, or one dataset (n, C, H, W)",
             )
+        for name in images:
+            kind = file.dataset(name).dtype
+            if kind.kind not in "fiub" or 0 in first:
+                raise UserError(
+                    f"{file.path}: dataset '{name}' holds {kind} of shape {list(first)} an event, no image",
+                    hint="Images are numbers; images=[…] names other datasets",
+                )
         last = self.config.channels == "last"
         if self.config.channels == "auto":
             last = len(first) == 3 and first[2] <= 4 < first[0]

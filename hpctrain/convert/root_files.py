@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -43,12 +43,7 @@ class RootTree:
             raise UserError(f"{path} has {path.stat().st_size} of its {whole} bytes", hint=DAMAGED)
         if "TTree" not in names.get(tree, ""):
             self._file.close()
-            trees = [name for name, kind in names.items() if kind == "TTree"]
-            raise UserError(
-                f"{path} has no tree '{tree}'",
-                hint=registry.nearest(tree, trees or ["no tree at all"], "it has")
-                + "; tree=NAME chooses one",
-            )
+            raise _no_tree(path, tree, names)
         try:
             self._tree = self._file[tree]
             self.entries = int(self._tree.num_entries)
@@ -82,12 +77,12 @@ class RootTree:
         missing = [name for name in dict.fromkeys(names) if name not in self._keys]
         if not missing:
             return
-        near = [n for name in missing if (n := registry.nearest(name, self._keys, "")).startswith("did")]
+        near = [n for name in missing if (n := registry.nearest(name, self._keys, "")).startswith("did")][:1]
         groups = sorted({name.replace(".", "_").split("_")[0] for name in self._keys})
         shown = ", ".join(groups[:20]) + (" …" if len(groups) > 20 else "")
         raise UserError(
             f"{self.path}: tree '{self._tree.name}' has no branch {', '.join(missing)}",
-            hint=" ".join([*dict.fromkeys(near), f"It has branches of {shown}.", hint]).strip(),
+            hint=" ".join([*near, f"It has branches of {shown}.", hint]).strip(),
         )
 
     def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Array | RaggedRows]:
@@ -151,8 +146,23 @@ class RootTree:
     def _unreadable(self, error: Exception, name: str = "", start: int = 0, stop: int = 0) -> UserError:
         where = f": branch {name}, events {start} to {stop}," if name else ""
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        text = f"{type(error).__name__}: {lines[0].rstrip('.,:') if lines else ''}"
         return UserError(f"{self.path}{where} cannot be read: {text[:160]}", hint=DAMAGED)
+
+
+def _no_tree(path: Path, tree: str, kinds: Mapping[str, str]) -> UserError:
+    """The file has objects of these kinds by name, and no tree of that name."""
+    if "RNTuple" in kinds.get(tree, ""):
+        return UserError(
+            f"{path}: '{tree}' is an RNTuple, and trees are read",
+            hint="ROOT's RDataFrame.Snapshot and uproot's mktree write it as a tree",
+        )
+    trees = [name for name, kind in kinds.items() if kind == "TTree"]
+    if not trees:
+        return UserError(f"{path} has no tree '{tree}', nor any other", hint="Is it the right file?")
+    return UserError(
+        f"{path} has no tree '{tree}'", hint=f"{registry.nearest(tree, trees, 'it has')} (tree=NAME chooses)"
+    )
 
 
 def rows_of(array: Any) -> Array | RaggedRows:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from hpctrain.data.columns import Array, RaggedRows, Rows, SparseRows, index_dtype, offsets_of
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
@@ -24,20 +26,58 @@ def field_name(name: str) -> str:
     return found if re.match(r"[A-Za-z]", found) else "x" + found
 
 
+AnyField = DenseField | SparseField | RaggedField
+KINDS: dict[str, type[AnyField]] = {"dense": DenseField, "sparse": SparseField, "ragged": RaggedField}
+
+
+def make_field(kind: str, where: str, **settings: Any) -> AnyField:
+    """A field of that kind (``KINDS``). Raises ``UserError`` where the schema does not allow it (shape, dtype, features)."""
+    try:
+        return KINDS[kind](**settings)
+    except ValidationError as error:
+        text = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"{where}: {text}", hint="See its shape, dtype and features") from error
+
+
 def dense_rows(array: Array) -> Array:
     """The array, in one piece of memory."""
     return np.ascontiguousarray(array)
 
 
-def cast(rows: Rows, field: DenseField | SparseField | RaggedField) -> Rows:
-    """Rows in the type of their field."""
-    dtype = np.dtype(field.dtype)
-    with np.errstate(over="ignore"):  # what overflows is found as infinite, and named, by the driver
-        if isinstance(rows, SparseRows):
-            return SparseRows(rows.offsets, rows.indices, rows.values.astype(dtype, copy=False))
-        if isinstance(rows, RaggedRows):
-            return RaggedRows(rows.offsets, rows.values.astype(dtype, copy=False))
-        return rows.astype(dtype, copy=False)
+def cast(rows: Rows, field: DenseField | SparseField | RaggedField, where: str) -> Rows:
+    """Rows in the type of their field. Raises ``UserError`` for numbers that an integer type would change."""
+    if isinstance(rows, SparseRows):
+        return SparseRows(rows.offsets, rows.indices, _as_type(rows.values, np.dtype(field.dtype), where))
+    if isinstance(rows, RaggedRows):
+        return RaggedRows(rows.offsets, _as_type(rows.values, np.dtype(field.dtype), where))
+    return _as_type(rows, np.dtype(field.dtype), where)
+
+
+def _as_type(values: Array, dtype: np.dtype[Any], where: str) -> Array:
+    # What overflows a float is found as infinite, and named, by the driver; NaN is found before.
+    with np.errstate(over="ignore", invalid="ignore"):
+        found: Array = values.astype(dtype, copy=False)
+    if dtype.kind in "iub" and values.dtype != dtype:
+        wrong = ((found != values) | ((found < 0) != (values < 0))) & np.isfinite(values)
+        if wrong.any():
+            raise UserError(
+                f"{where}: {values[wrong][0]:g} is no {dtype}",
+                hint="Give the field a dtype that holds its numbers",
+            )
+    return found
+
+
+def unique_names(names: Sequence[str], where: str, what: str) -> dict[str, str]:
+    """Field → name in the file. Raises ``UserError`` when two would make the same field."""
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(field_name(name), name)
+        if other != name:
+            raise UserError(
+                f"{where}: the {what}s '{other}' and '{name}' would both be the field '{field_name(name)}'",
+                hint="Name the fields that you want: fields.NAME=…",
+            )
+    return found
 
 
 def stack(parts: Sequence[RaggedRows], where: str) -> RaggedRows:
@@ -73,6 +113,11 @@ def sparse_rows(
 
     Raises ``UserError`` for a cell outside ``shape`` or named twice; ``first`` is the number of the first event.
     """
+    if len(indices) != len(values) or indices.dtype.kind not in "iu":
+        raise UserError(
+            f"{where}: {len(indices)} indices of type {indices.dtype} for {len(values)} values",
+            hint="Every value has one index, a whole number",
+        )
     size = int(np.prod(shape))
     row = np.repeat(np.arange(len(offsets) - 1, dtype=np.int64), np.diff(offsets))
     outside = (indices < 0) | (indices >= size)

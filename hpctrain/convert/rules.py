@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from hpctrain.data.columns import Array
 from hpctrain.errors import UserError
@@ -20,7 +20,12 @@ FB_PER_PB = 1000.0
 EVERY = "*"
 """The pattern that stands for all files."""
 
+KEYS = frozenset({"branch", "values", "cross_section_pb", "luminosity_fb", "sum_of_weights"})
+"""Keys of a rule: a mapping with one of them is one rule for all files, and not patterns of names."""
+INT64 = np.iinfo(np.int64)
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Label = Annotated[int, Field(ge=INT64.min, le=INT64.max)]
 FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -29,7 +34,7 @@ class FromBranch(Section):
 
     branch: str
     """Its name in the files."""
-    values: dict[int, int] | None = None
+    values: Annotated[dict[int, Label], Field(min_length=1)] | None = None
     """For labels: the class of each value. A value that is not named stops the conversion."""
 
 
@@ -50,13 +55,54 @@ def _by_pattern(value: Any) -> Any:
     """One rule for all files as ``{"*": rule}``; a name as ``{branch: name}``."""
     if value is None:
         return {}
-    if not isinstance(value, Mapping) or {"branch", "cross_section_pb"} & set(value):
+    if not isinstance(value, Mapping) or KEYS & set(value):
         value = {EVERY: value}
     return {pattern: {"branch": rule} if isinstance(rule, str) else rule for pattern, rule in value.items()}
 
 
-LabelRules = Annotated[dict[str, int | FromBranch], BeforeValidator(_by_pattern)]
-WeightRules = Annotated[dict[str, Finite | FromCrossSection | FromBranch], BeforeValidator(_by_pattern)]
+FORMS = frozenset({"a number", "a branch", "a cross section"})
+"""Names of the forms that a rule may have; they stand in pydantic's path to what is wrong."""
+
+
+def _form(rule: Any) -> str:
+    """Which of its forms a rule has, so that what is wrong in it is told of that form alone."""
+    if isinstance(rule, FromBranch | FromCrossSection):
+        return "a branch" if isinstance(rule, FromBranch) else "a cross section"
+    if not isinstance(rule, Mapping):
+        return "a number"
+    return (
+        "a branch"
+        if "branch" in rule and not {"cross_section_pb", "luminosity_fb"} & set(rule)
+        else "a cross section"
+    )
+
+
+def _label_form(rule: Any) -> str:
+    return "a number" if _form(rule) == "a number" else "a branch"
+
+
+LabelRules = Annotated[
+    dict[
+        str,
+        Annotated[
+            Annotated[Label, Tag("a number")] | Annotated[FromBranch, Tag("a branch")],
+            Discriminator(_label_form),
+        ],
+    ],
+    BeforeValidator(_by_pattern),
+]
+WeightRules = Annotated[
+    dict[
+        str,
+        Annotated[
+            Annotated[Finite, Tag("a number")]
+            | Annotated[FromCrossSection, Tag("a cross section")]
+            | Annotated[FromBranch, Tag("a branch")],
+            Discriminator(_form),
+        ],
+    ],
+    BeforeValidator(_by_pattern),
+]
 
 Rule = TypeVar("Rule")
 
@@ -77,6 +123,19 @@ def rule_of(rules: Mapping[str, Rule], path: Path, option: str) -> tuple[str, Ru
     return None
 
 
+def whole_numbers(found: Array, where: str) -> NDArray[np.int64]:
+    """The numbers as int64. Raises ``UserError`` for one that is not whole, or too large."""
+    with np.errstate(invalid="ignore"):  # what does not fit is found below
+        numbers = found.astype(np.int64)
+    wrong = (numbers != found) | ((numbers < 0) != (found < 0))
+    if wrong.any():
+        raise UserError(
+            f"{where} has {found[wrong][0]:g}, which is not a whole number of 64 bits",
+            hint="Choose a branch of whole numbers",
+        )
+    return np.asarray(numbers)
+
+
 @dataclass(frozen=True)
 class LabelOf:
     """How the events of one file get their label."""
@@ -89,11 +148,7 @@ class LabelOf:
         """(count,) labels. Raises ``UserError`` for a value that is not whole or has no class."""
         if self.branch is None:
             return np.full(count, self.constant, dtype=np.int64)
-        found = scalars[self.branch]
-        labels = found.astype(np.int64)
-        if found.dtype.kind == "f" and (labels != found).any():
-            value = found[labels != found][0]
-            raise UserError(f"{where}: label: {self.branch} has {value:g}, which is not a whole number")
+        labels = whole_numbers(scalars[self.branch], f"{where}: label: {self.branch}")
         if self.values is None:
             return labels
         known = np.array(sorted(self.values), dtype=np.int64)

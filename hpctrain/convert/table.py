@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, PositiveInt
 
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
 from hpctrain.convert.hdf5_files import one_a_row
-from hpctrain.convert.rows import cast, field_name, stack
+from hpctrain.convert.rows import cast, make_field, stack, unique_names
 from hpctrain.convert.tables import Column, Table, open_table, rows_at_once
 from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, take
 from hpctrain.data.schema import DenseField, FieldName, Fields, RaggedField, SparseField
@@ -23,7 +23,7 @@ from hpctrain.section import Section
 class TableField(Section):
     """Which columns make a field."""
 
-    columns: tuple[str, ...]
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
     """One column, or several that are put side by side as the field's features."""
     sparse: bool = False
     """Keep only what is not zero (of arrays)."""
@@ -90,7 +90,9 @@ class TableConverter(Converter):
                 )
             )
             columns: Columns = {
-                name: cast(_join(raw, rule, f"{path}: field '{name}'"), fields[name])
+                name: cast(
+                    _join(raw, rule, f"{path}: field '{name}'"), fields[name], f"{path}: field '{name}'"
+                )
                 for name, rule in rules.items()
             }
             yield Piece(
@@ -111,6 +113,10 @@ class TableConverter(Converter):
         for raw in table.read([name], 2**20):
             yield _number(raw[name], path, name)
 
+    def about(self, path: Path) -> dict[str, Any]:
+        table = open_table(path)
+        return {"left_out": dict(table.others)} if table.others and not self.config.fields else {}
+
     def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         return self.config.description or f"table {listed(names)}"
 
@@ -119,13 +125,14 @@ class TableConverter(Converter):
             return dict(self.config.fields)
         rules = (*self.config.label.values(), *self.config.weight.values())
         taken = {getattr(rule, "branch", None) for rule in rules}
-        found = {field_name(n): TableField(columns=(n,)) for n in table.columns if n not in taken}
-        if not found:
+        names = unique_names([n for n in table.columns if n not in taken], str(table.path), self.what)
+        if not names:
+            others = ", ".join(f"'{name}' is {kind}" for name, kind in table.others.items())
             raise UserError(
-                f"{table.path} has no columns of numbers",
-                hint="Text cannot be learned from: write numbers in its place",
+                f"{table.path} has no columns of numbers{': ' if others else ''}{others}",
+                hint="Only numbers, lists of them and arrays of a fixed size can be learned from",
             )
-        return found
+        return {field: TableField(columns=(name,)) for field, name in names.items()}
 
 
 def _of(rules: Mapping[str, TableField]) -> set[str]:
@@ -142,16 +149,12 @@ def _field(table: Table, name: str, rule: TableField) -> DenseField | SparseFiel
     if len(columns) > 1:
         shape = (*shape, len(columns))
         features = features or rule.columns
-    if features and (not shape or len(features) != shape[-1]):
-        raise UserError(f"{where}: {len(features)} features are named for the shape {list(shape)}")
     source = np.result_type(*(c.dtype for c in columns))
     dtype = rule.dtype or str(np.dtype(np.uint8) if source == bool else source.newbyteorder("="))
-    if rule.sparse:
-        if first.ragged:
-            raise UserError(f"{where}: lists cannot be sparse", hint="Leave sparse out")
-        return SparseField(shape=shape, dtype=dtype, features=features)
-    kind = RaggedField if first.ragged else DenseField
-    return kind(shape=shape, dtype=dtype, features=features)
+    if rule.sparse and first.ragged:
+        raise UserError(f"{where}: lists cannot be sparse", hint="Leave sparse out")
+    kind = "sparse" if rule.sparse else "ragged" if first.ragged else "dense"
+    return make_field(kind, where, shape=shape, dtype=dtype, features=features)
 
 
 def _join(raw: Mapping[str, Array | RaggedRows], rule: TableField, where: str) -> Rows:

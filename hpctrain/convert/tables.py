@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ class Table(ABC):
         if name in self.others:
             raise UserError(
                 f"{self.path}: column '{name}' holds {self.others[name]}, not numbers",
-                hint="Leave it out: name the fields you want with fields",
+                hint="Write numbers in its place, or leave it out: name the fields you want with fields",
             )
         raise UserError(
             f"{self.path} has no column '{name}'",
@@ -80,6 +81,13 @@ class _Npy(Table):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
+            with path.open("rb") as stream:
+                kind = _npy_header(stream)[2]
+            if kind.hasobject:
+                raise UserError(
+                    f"{path} holds Python objects, which are pickled and are never unpickled here",
+                    hint="Save arrays of numbers; lists of different lengths as Parquet",
+                )
             self._array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} cannot be read: {error}", hint=DAMAGED) from error
@@ -175,6 +183,12 @@ class _Parquet(Table):
         except Exception as error:  # Arrow has its own errors for every damage
             raise self._unreadable(error) from error
         self.columns, self.others = {}, {}
+        twice = [name for name, count in Counter(self._file.schema_arrow.names).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"{path} has {len(twice)} names of columns more than once, '{twice[0]}' first",
+                hint="Give every column a name of its own",
+            )
         for arrow in self._file.schema_arrow:
             column = _arrow_column(arrow.type)
             if column is None:

@@ -155,7 +155,7 @@ def test_trimmed_momenta_are_the_first_of_five(real, monkeypatch):
     [
         (
             (),
-            r"has no branch Tower\.Eta, Tower\.Phi, Tower\.Eem, Tower\.Ehad\. .*EFlowPhoton.*can be left out",
+            r"has no branch Tower\.Eta, Tower\.Phi, Tower\.Eem, Tower\.Ehad\. .*EFlowPhoton.*takes these instead",
         ),
         (
             (NEUTRAL, "jets=Jet", "fat=true"),

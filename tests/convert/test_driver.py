@@ -132,6 +132,7 @@ def test_progress_is_heard_to_the_end(tmp_path):
     ("make", "message"),
     [
         (lambda d: [d / "none.h5"], r"cannot read .*none\.h5: No such file"),
+        (lambda d: [d / "*.root"], r"cannot read .*\*\.root: No such file.*No file fits this pattern"),
         (lambda d: [d], r"is a folder\. Name the files in it"),
         (lambda d: [], r"no input files"),
         (lambda d: [(d / "empty.h5").touch() or d / "empty.h5"], r"empty\.h5 is empty \(0 bytes\)"),

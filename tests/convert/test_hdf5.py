@@ -104,16 +104,96 @@ def test_without_fields_every_dataset_is_one(converted, tmp_path):
         ("fields.weight=energy", r"the field name 'weight' is taken"),
         ("fields.e={dataset: energy, form: thin}", r"form"),
         ("fields.2e=energy", r"fields"),
+        ("fields.row=energy", r"a\.h5: the field name 'row' is taken"),
+        ("fields.m=[energy, other]", r"'energy' has 3 events and 'other' has 2"),
+        ("fields.e={dataset: energy, dtype: uint8}", r"field 'e': 300 is no uint8"),
+        (
+            "fields.e={dataset: energy, form: ragged, offsets: off}",
+            r"YAML takes on, off, yes and no for truth",
+        ),
+        (
+            "fields.e={dataset: energy, form: ragged, offsets: table}",
+            r"'table' is int64\[2\], no list of offsets",
+        ),
+        (
+            "fields.e={dataset: energy, form: ragged, offsets: energy}",
+            r"'energy' is float64\[\], no list of off",
+        ),
+        (
+            "fields.e={dataset: energy, form: sparse, offsets: three, indices: other, shape: [4]}",
+            r"field 'e': 2 indices of type float64 for 3 values",
+        ),
+        (
+            "fields.e={dataset: energy, form: sparse, offsets: three, indices: energy, shape: [4]}",
+            r"field 'e': 3 indices of type float64 for 3 values",
+        ),
+        ("fields.e=huge", r"field 'e': an event of shape \[2147483655\] takes 2\.0 GiB"),
+        (
+            "fields.e={dataset: energy, shape: [100000, 100000], form: sparse, offsets: three, indices: table}",
+            r"more cells than a uint32",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(converted, tmp_path, setting, message):
     path = write(
-        tmp_path / "a.h5", energy=np.ones(3), other=np.ones(2), words=np.array([b"a", b"b", b"c"]),
-        offsets=np.array([0, 1, 5, 6]),
+        tmp_path / "a.h5", energy=np.array([1.0, 300, 1]), other=np.ones(2), words=np.array([b"a", b"b", b"c"]),
+        offsets=np.array([0, 1, 5, 6]), table=np.zeros((3, 2), np.int64), three=np.array([0, 1, 2, 3]),
     )  # fmt: skip
+    with h5py.File(path, "a") as file:
+        file.create_dataset("huge", (3, 2**31 + 7), "u1", chunks=(1, 2**16))
     with pytest.raises(UserError, match=message):
         converted("hdf5", path, settings=(setting,))
     assert not (tmp_path / "converted-1").exists()
+
+
+def test_which_axis_is_the_event_is_not_guessed(converted, tmp_path):
+    """A real file of sparse showers has as many datasets a cell as datasets a shower."""
+    path = write(tmp_path / "a.h5", energy=np.ones(3), pdg=np.ones(3), value=np.ones(9), index=np.ones(9))
+    with pytest.raises(
+        UserError,
+        match=r"which axis is the event\? .*: 3 \(energy, pdg\) and 9 \(index, value\)\. Name the fields",
+    ):
+        converted("hdf5", path)
+
+
+def test_what_is_left_out_is_kept_in_mind(converted, tmp_path):
+    path = write(tmp_path / "a.h5", x=np.ones(3), y=np.ones(3), label=np.ones(3), words=np.array([b"a"] * 3))
+    dataset = converted("hdf5", path, settings=("label=label",))
+    assert dataset.provenance["sources"][0]["about"]["left_out"] == ["words"]
+
+
+def test_names_that_would_make_one_field_are_refused(converted, tmp_path):
+    path = write(tmp_path / "a.h5", **{"a-b": np.ones(3), "a_b": np.zeros(3)})
+    with pytest.raises(UserError, match=r"datasets 'a-b' and 'a_b' would both be the field 'a_b'"):
+        converted("hdf5", path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("label=words",), r"dataset 'words' holds \|S1, one number an event is wanted"),
+        (("weight=words",), r"dataset 'words' holds \|S1, one number an event is wanted"),
+        (("label=large",), r"label: large has 1\.84467e\+19, which is not a whole number of 64 bits"),
+    ],
+)
+def test_labels_and_weights_are_numbers(converted, tmp_path, settings, message):
+    path = write(
+        tmp_path / "a.h5", x=np.ones(3), y=np.ones(3), words=np.array([b"a", b"b", b"c"]),
+        large=np.full(3, 2**64 - 1, np.uint64),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        converted("hdf5", path, settings=settings)
+
+
+def test_a_filter_that_is_missing_is_not_damage(converted, tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=np.arange(1000.0), chunks=(100,), compression="gzip")
+    data = path.read_bytes()
+    place = data.index(b"deflate") - 8  # the filter's number, before its name
+    path.write_bytes(data[:place] + (399).to_bytes(2, "little") + data[place + 2 :])
+    with pytest.raises(UserError, match=r"dataset 'x': compressed with a filter that is missing here"):
+        converted("hdf5", path)
 
 
 def test_damage_is_told_from_another_format(converted, real, tmp_path):

@@ -112,12 +112,24 @@ def test_particles_of_each_event(converted, tmp_path, nanoaod_events, write_nano
         (("per=jet", "label=Muon_charge"), r"branch Muon_charge is a list in each event"),
         (("met=CorrMET",), r"has no branch CorrMET_pt, CorrMET_phi"),
         (("per=jet", "jet_pt_min=1e6"), r"no event is left of 200"),
+        (("particle_table=PFCnds",), r"has no branch PFCnds_pt, PFCnds_eta, PFCnds_phi"),
+        (("per=jet", "jets=[]"), r"per=jet needs jets, and there are none\. It takes the branches Jet_pt"),
         (("label=genTtbarIds",), r"has no branch genTtbarIds\. did you mean 'genTtbarId'\?"),
     ],
 )
 def test_what_the_real_file_does_not_have_is_named(converted, real, settings, message):
     with pytest.raises(UserError, match=message):
         converted("nanoaod", real(REAL), settings=settings)
+
+
+def test_numbers_of_events_are_whole(converted, tmp_path):
+    path = tmp_path / "a.root"
+    jets = ak.zip({name: ak.Array([[1.0], []]) for name in ("pt", "eta", "phi")})
+    with uproot.recreate(path) as file:
+        file.mktree("Events", {"Jet": jets.type, "run": "f8"})
+        file["Events"].extend({"Jet": jets, "run": np.array([1, 1.5])})
+    with pytest.raises(UserError, match=r"a\.root: branch run: 1\.5 is no int64"):
+        converted("nanoaod", path)
 
 
 def test_missing_links_are_named(converted, tmp_path, nanoaod_events, write_nanoaod):

@@ -100,6 +100,36 @@ def test_what_is_missing_is_named(converted, images, tmp_path):
         converted("nersc_hdf5", short)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.full((10, 3, 8, 6), b"a"), r"dataset 'data' holds \|S1 of shape \[3, 8, 6\] an event, no image"),
+        (np.zeros((10, 3, 8, 6), [("a", "f4")]), r"dataset 'data' holds .*'a'.* an event, no image"),
+        (np.zeros((10, 3, 8, 6), "c8"), r"dataset 'data' holds complex64"),
+        (np.zeros((10, 3, 8, 0), "f4"), r"dataset 'data' holds float32 of shape \[3, 8, 0\]"),
+    ],
+)
+def test_images_of_no_numbers(converted, tmp_path, data, message):
+    path = write(tmp_path / "a.h5", data=data, **common())
+    with pytest.raises(UserError, match=message):
+        converted("nersc_hdf5", path)
+
+
+def test_images_of_too_many_cells(converted, tmp_path):
+    path = write(tmp_path / "a.h5", **common())
+    with h5py.File(path, "a") as file:
+        file.create_dataset("data", (10, 3, 2**17, 2**17), "f4", chunks=(1, 1, 64, 64))
+    with pytest.raises(UserError, match=r"a\.h5: data: the shape \[3, 131072, 131072\] has more cells"):
+        converted("nersc_hdf5", path)
+
+
+@pytest.mark.parametrize("dtype", ["f2", ">f4", ">f8", "u1"])
+def test_images_of_any_number(converted, images, tmp_path, dtype):
+    path = write(tmp_path / "a.h5", data=np.round(images).astype(dtype), **common())
+    rows = converted("nersc_hdf5", path).read_range(0, 10)
+    np.testing.assert_array_equal(rows["image"].dense((3, 6, 8)), np.swapaxes(np.round(images), 2, 3))
+
+
 def test_nan_is_found_in_images_too(converted, images, tmp_path):
     images[6, 1, 2, 3] = np.nan
     path = write(tmp_path / "a.h5", data=images, **common())

@@ -92,8 +92,15 @@ def test_damage_inside_is_named_with_its_branch(real, tmp_path):
         tree.read(["Track.PT"], 0, 10)
 
 
-def test_other_formats_and_trees(real):
+def test_other_formats_and_trees(real, tmp_path):
     with pytest.raises(UserError, match=r"is not a ROOT file"):
         RootTree(real("geant4-em-showers-20.h5"), "Delphes")
-    with pytest.raises(UserError, match=r"has no tree 'Events'\. it has Delphes; tree=NAME chooses one"):
+    with uproot.recreate(tmp_path / "a.root") as file:
+        file["h"] = np.histogram([1.0])
+        file.mkrntuple("Events", {"x": np.arange(3.0)})
+    with pytest.raises(UserError, match=r"has no tree 'Delphes', nor any other"):
+        RootTree(tmp_path / "a.root", "Delphes")
+    with pytest.raises(UserError, match=r"'Events' is an RNTuple, and trees are read\. .* as a tree"):
+        RootTree(tmp_path / "a.root", "Events")
+    with pytest.raises(UserError, match=r"has no tree 'Events'\. it has Delphes \(tree=NAME chooses\)"):
         RootTree(real("delphes-10-events.root"), "Events")

@@ -76,6 +76,36 @@ def test_a_file_that_no_pattern_fits_is_named():
         samples_of(FILES, *rules("label={'*ttbar*': 1}"), None, None)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "label={branch: pdg, values: {11: a}}",
+            r"table: label\.\*\.values\.11: Input should be a valid int",
+        ),
+        ("label={branch: pdg, values: {}}", r"label.*values: .*at least 1"),
+        ("label=1.5", r"label\.\*: Input should be a valid integer"),
+        ("label=99999999999999999999", r"label\.\*: Input should be less than or equal"),
+        (
+            "weight={cross_section_pb: 0, luminosity_fb: 1}",
+            r"weight.*cross_section_pb: Input should be greater than 0",
+        ),
+        ("weight={cross_section_pb: 1}", r"weight.*luminosity_fb: Field required"),
+        (
+            "weight={cross_sectio_pb: 1, luminosity_fb: 1}",
+            r"'cross_sectio_pb'; did you mean 'cross_section_pb'",
+        ),
+        ("weight=.nan", r"weight\.\*: Input should be a finite number"),
+        ("label={*ttbar*: 1}", r"not valid YAML\. As a shell needs it: label='\{\"\*ttbar\*\": 1"),
+        ('label={"*ttbar*":', r"not valid YAML\. As a shell needs it"),
+    ],
+)
+def test_mistakes_in_rules_are_told_of_the_form_that_was_meant(setting, message):
+    with pytest.raises(UserError, match=message) as caught:
+        rules(setting)
+    assert "\n" not in str(caught.value)
+
+
 def test_without_rules_the_format_decides():
     (sample,) = samples_of(FILES, {}, {}, "y", None)
     assert sample.label == LabelOf(branch="y")

@@ -129,5 +129,76 @@ def test_damaged_and_foreign_files(converted, columns, tmp_path):
         converted("table", text)
     pickled = tmp_path / "objects.npy"
     np.save(pickled, np.array([{}, []], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"objects\.npy"):
+    with pytest.raises(UserError, match=r"objects\.npy holds Python objects, .* never unpickled here"):
         converted("table", pickled)
+
+
+class Trap:
+    """Its pickle, when it is read, writes the file that it was given."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_pickles_are_never_unpickled(converted, tmp_path):
+    trap, sprung = np.array([Trap(tmp_path / "sprung")] * 2, dtype=object), tmp_path / "sprung"
+    np.savez(tmp_path / "a.npz", bad=trap, x=np.ones(2))
+    np.save(tmp_path / "b.npy", trap, allow_pickle=True)
+    np.load(tmp_path / "b.npy", allow_pickle=True)
+    assert sprung.exists()
+    sprung.unlink()
+    dataset = converted("table", tmp_path / "a.npz")
+    assert dataset.provenance["sources"][0]["about"] == {"left_out": {"bad": "object"}}
+    for settings in (("fields.x=bad",), ("label=bad",)):
+        with pytest.raises(UserError, match=r"column 'bad' holds object, not numbers"):
+            converted("table", tmp_path / "a.npz", settings=settings)
+    with pytest.raises(UserError, match=r"never unpickled"):
+        converted("table", tmp_path / "b.npy")
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([1, None, 3]), r"column 'x' has 1 missing values"),
+        (pa.array([[1.0], None]), r"column 'x' has 1 missing values"),
+        (pa.array([[1], [None]]), r"column 'x' has 1 missing values"),
+        (pa.array([[1.0], [None]]), r"column 'x' has NaN or infinity in event 1"),
+        (pa.array([[[1.0]], [[2.0]]]), r"no columns of numbers: 'x' is list<.*list<.*double>>"),
+        (pa.array(["a", "b"]), r"no columns of numbers: 'x' is string"),
+        (pa.array(["a", "b"]).dictionary_encode(), r"no columns of numbers: 'x' is dictionary"),
+        (pa.array([{"a": 1}]), r"no columns of numbers: 'x' is struct"),
+        (pa.array([], pa.float32()), r"holds no events"),
+    ],
+)
+def test_parquet_columns_that_are_no_numbers(converted, tmp_path, column, message):
+    pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        converted("table", tmp_path / "a.parquet")
+
+
+def test_a_column_that_is_there_twice(converted, tmp_path):
+    twice = pa.Table.from_arrays([pa.array([1.0]), pa.array([2.0])], names=["x", "x"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"names of columns more than once, 'x' first"):
+        converted("table", tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("fields.e={columns: x, dtype: uint8}", r"field 'e': 1\.5 is no uint8"),
+        ("fields.e={columns: x, dtype: flaot}", r"field 'e': dtype 'flaot' is not a number's"),
+        ("fields.e={columns: []}", r"fields\.e\.columns: .*at least 1"),
+        ("fields.e={columns: x, features: [a, b]}", r"2 features are named for the shape"),
+        ("fields.e=long", r"field 'e': dtype 'float128' is not a number's"),
+        ("fields.row=x", r"the field name 'row' is taken"),
+    ],
+)
+def test_fields_that_cannot_be(converted, tmp_path, setting, message):
+    np.savez(tmp_path / "a.npz", x=np.array([1.5, 300, -2]), long=np.ones(3, np.longdouble))
+    with pytest.raises(UserError, match=message):
+        converted("table", tmp_path / "a.npz", settings=(setting,))
