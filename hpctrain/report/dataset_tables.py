@@ -150,7 +150,10 @@ def missing_classes(contents: Mapping[str, Contents]) -> Iterator[str]:
     for name, found in contents.items():
         absent = [str(label) for label in every if not found.labels[label]]
         if absent and len(absent) < MOST_ROWS:
-            yield f"the {name} split has no event of label {', '.join(absent)}; --stratify label shares every class"
+            yield (
+                f"the {name} split has no event of label {', '.join(absent)}; --stratify label shares out every "
+                "class that has events enough for it"
+            )
 
 
 def explain_component(component: Any, kind: str) -> list[str]:
