@@ -62,8 +62,10 @@ def in_words(error: ValidationError) -> str:
     # Which form of a rule it is held to is no key.
     where = ".".join(str(part) for part in first["loc"] if part not in FORMS)
     text = str(first["msg"]).removeprefix("Value error, ")
-    if isinstance(first["input"], bool) and "string" in text:
+    if "valid string" in text and isinstance(first["input"], bool):
         text += " (YAML takes on, off, yes and no for truth values: quote them)"
+    elif "valid string" in text and isinstance(first["input"], dict):
+        text += """ (YAML takes what has ': ' in it for keys and values: key='"a: b"')"""
     return f"{where}: {text}" if where else text
 
 

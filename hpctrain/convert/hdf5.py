@@ -129,6 +129,11 @@ class Hdf5(Converter):
                 else:
                     yield one_a_row(file.read(name, start, stop), f"{path}: dataset '{name}'")
 
+    def describe(self) -> dict[str, Any]:
+        return {
+            "image_axes": "cells"
+        }  # of a field that is called image; what it shows is not said in the file
+
     def about(self, path: Path) -> dict[str, Any]:
         with Hdf5Input(path) as file:
             used = {name for rule in self._rules(file).values() for name in _parts(rule)} | self._scalars()

@@ -144,6 +144,10 @@ class NerscHdf5(Converter):
     def label(self, names: Sequence[str], about: Sequence[Mapping[str, Any]]) -> str:
         return self.config.description or f"HDF5 {listed(names)} in NERSC's layout{said_by_all(about)}"
 
+    def describe(self) -> dict[str, Any]:
+        # Neither the range in η nor the scale of the energies is in the files: cells are drawn, and no GeV.
+        return {"image_axes": "cells", "image_channels": list(CHANNELS)}
+
     def about(self, path: Path) -> dict[str, Any]:
         with Hdf5Input(path) as file:
             layout = self._layout(file)

@@ -113,6 +113,11 @@ class TableConverter(Converter):
         for raw in table.read([name], 2**20):
             yield _number(raw[name], path, name)
 
+    def describe(self) -> dict[str, Any]:
+        return {
+            "image_axes": "cells"
+        }  # of a field that is called image; what it shows is not said in the file
+
     def about(self, path: Path) -> dict[str, Any]:
         table = open_table(path)
         return {"left_out": dict(table.others)} if table.others and not self.config.fields else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hpctrain.data.curation.inspection import FieldSummary, Share, compositions, sample_rows, summarise
@@ -102,10 +102,13 @@ def share_table(key: str, shares: Sequence[Share], seen: int, events: int) -> Ta
 def facts(dataset: ShardDataset) -> Iterator[str]:
     """Scale constants, sources and what else the provenance says in one line each."""
     for key, value in dataset.scale.items():
-        yield f"scale {key}: {_short(value)}"
+        yield f"scale {key}: {_constants(value)}"
     sources = [entry_name(source) for source in dataset.provenance.get("sources", [])]
     if sources:
         yield f"{counted(len(sources), 'source')}: {_listed(sources)}"
+    left_out = [name for source in dataset.provenance.get("sources", []) for name in _left_out(source)]
+    if left_out:
+        yield f"in the files, not in the dataset: {_listed(list(dict.fromkeys(left_out)))}"
     merged = dataset.provenance.get("merged", [])
     if merged:
         yield f"merged from {counted(len(merged), 'part')}: {_listed([str(m['directory']) for m in merged])}"
@@ -215,6 +218,19 @@ def _table(title: str | None) -> Table:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e7 else f"{value:.4g}"
+
+
+def _left_out(source: Any) -> Iterable[str]:
+    about = source.get("about") if isinstance(source, dict) else None
+    found = about.get("left_out", ()) if isinstance(about, dict) else ()
+    return map(str, found) if isinstance(found, list | dict) else ()
+
+
+def _constants(value: Any) -> str:
+    """Numbers in few digits; of a mapping (mean, std) each entry."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_constants(numbers)}" for name, numbers in value.items())
+    return _short(value)
 
 
 def _short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,27 @@ def can_display(dataset: ShardDataset) -> bool:
     return can_average(dataset) and needed <= set(dataset.fields)
 
 
+@dataclass(frozen=True)
+class Look:
+    """How the field ``image`` of a dataset is drawn."""
+
+    names: tuple[str, ...]
+    """Of the channels that are drawn."""
+    unrolled: bool
+    """η and φ of the whole detector; else cells are counted."""
+
+
+def look_of(provenance: Mapping[str, Any], channels: int) -> Look:
+    """What the provenance says of its images (``image_channels``, ``image_axes``); ours where it says nothing."""
+    said = provenance.get("image_channels")
+    usual = "detector" if channels == len(CHANNELS) and not said else "cells"
+    detector = provenance.get("image_axes", usual) == "detector"
+    names = channel_names(channels) if detector else [f"channel {n + 1}" for n in range(channels)]
+    if isinstance(said, list) and len(said) >= channels:
+        names = [str(name) for name in said[:channels]]
+    return Look(tuple(names[:MOST_CHANNELS]), detector)
+
+
 def channel_names(channels: int) -> list[str]:
     """Names of the channels that are drawn of an image with so many."""
     names = CHANNELS if channels == len(CHANNELS) else [f"channel {n + 1}" for n in range(channels)]
@@ -103,9 +125,9 @@ def event_display(event: Event) -> Figure:
     return figure
 
 
-def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) -> Figure:
+def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64], look: Look) -> Figure:
     """Mean images (channels, η, φ) of both classes, signal above, with one colour scale for each channel."""
-    names = channel_names(len(signal))
+    names = look.names
     figure = new_figure(row_width(len(names)), 7.0)
     axes = figure.subplots(2, len(names), sharex=True, sharey=True, squeeze=False)
     for row, (name, image) in enumerate((("Signal", signal), ("Background", background))):
@@ -119,6 +141,7 @@ def mean_images(signal: NDArray[np.float64], background: NDArray[np.float64]) ->
                 label=column == 0,
                 limits=_limits(both),
                 last=row == 1,
+                unrolled=look.unrolled,
             )
     return figure
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain.data.schema import Fields
-from hpctrain.report.displays import CHANNELS, NIGHT, channel_names, draw_jet, image_panel, unroll
+from hpctrain.report.displays import CHANNELS, NIGHT, draw_jet, image_panel, look_of, unroll
 from hpctrain.report.style import AMBER, GREEN, PURPLE, SKY, VERMILION, plain
 
 if TYPE_CHECKING:
@@ -142,11 +142,9 @@ def _image_panels(
         if field.kind == "ragged" or not _is_image(shape):
             continue
         channels = shape[0] if len(shape) == 3 else 1
-        names = channel_names(channels) if name == "image" and channels > 1 else None
-        # The house's whole-detector images: three channels over |η| < 2.5 and the whole circle.
-        unrolled = name == "image" and (
-            channels == len(CHANNELS) or provenance.get("image_axes") == "detector"
-        )
+        look = look_of(provenance, channels)
+        names = look.names if name == "image" and channels > 1 else None
+        unrolled = name == "image" and look.unrolled
         for number in range(min(channels, 4)):
             title = names[number] if names else f"{name} {number + 1}" if channels > 1 else name
 
@@ -182,6 +180,10 @@ def _plane_panels(
     def draw(axis: Axes, event: Event) -> None:
         axis.set_facecolor(NIGHT)
         eta = [np.abs(event[cloud.field][:, cloud.x]) for cloud in clouds if len(event[cloud.field])]
+        for name, _ in circles:
+            features = fields[name].features or ("pt", "eta", "phi", "mass")
+            jets_here = event[name][event[name][:, features.index("pt")] > 0]
+            eta += [np.abs(jets_here[:, features.index("eta")]) + 0.3] if len(jets_here) else []
         farthest = max((float(values.max()) for values in eta), default=2.5)
         reach = min(ETA_REACH, max(2.5, math.ceil(2 * farthest) / 2))
         for cloud in clouds:

@@ -94,11 +94,11 @@ def events(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
         (signal, n_signal), (background, n_background) = (
             displays.mean_image(train, label) for label in (1, 0)
         )
+        look = displays.look_of(train.provenance, len(signal))
         found["mean"] = gallery.add(
             "mean_images",
-            lambda: displays.mean_images(signal, background),
-            f"mean image of {n_signal} signal and {n_background} background events: "
-            + ", ".join(displays.channel_names(len(signal))),
+            lambda: displays.mean_images(signal, background, look),
+            f"mean image of {n_signal} signal and {n_background} background events: {', '.join(look.names)}",
         )
         found["mean_counts"] = {"signal": n_signal, "background": n_background}
     return found

@@ -95,6 +95,10 @@ def test_a_file_that_no_pattern_fits_is_named():
             "weight={cross_sectio_pb: 1, luminosity_fb: 1}",
             r"'cross_sectio_pb'; did you mean 'cross_section_pb'",
         ),
+        (
+            "description=CMS: tt",
+            r"description: Input should be a valid string \(YAML takes what has ': ' in it",
+        ),
         ("weight=.nan", r"weight\.\*: Input should be a finite number"),
         ("label={*ttbar*: 1}", r"not valid YAML\. As a shell needs it: label='\{\"\*ttbar\*\": 1"),
         ('label={"*ttbar*":', r"not valid YAML\. As a shell needs it"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,42 @@ def test_images_whose_axes_nobody_named_are_drawn_in_cells(tmp_path, drawn):
     axis = drawn(dataset)[0].axes[0]
     assert axis.get_xlabel() == "cell"
     assert axis.images[0].get_extent() == [0, 25, 0, 25]
+
+
+def test_channels_of_other_detectors_are_not_called_ours(tmp_path, drawn):
+    image = SparseRows.from_dense(np.ones((1, 3, 16, 16), dtype=np.float32))
+    dataset = write(
+        tmp_path / "d", {"image": SparseField(shape=(3, 16, 16))}, {"image": image},
+        label="toy", image_axes="cells", image_channels=["all energy", "EM energy", "tracks"],
+    )  # fmt: skip
+    axes = drawn(dataset)[0].axes
+    assert [axis.get_title(loc="left") for axis in axes[:3]] == ["all energy", "EM energy", "tracks"]
+    assert axes[0].get_xlabel() == "cell"
+
+
+def test_units_that_were_told_stand_at_the_axes(tmp_path, drawn):
+    hits = RaggedField(shape=(4,), features=("x", "y", "z", "e"))
+    rows = RaggedRows.from_lists([np.array([[1, 2, 25_000, 4], [1, 2, -700_000, 4]])], (4,))
+    dataset = write(tmp_path / "d", {"h": hits}, {"h": rows}, label="toy", units={"x": "mm", "z": "cm"})
+    figure, _ = drawn(dataset)
+    assert [(axis.get_xlabel(), axis.get_ylabel()) for axis in figure.axes] == [
+        ("x [mm]", "y"),
+        ("z [cm]", "x [mm]"),
+    ]
+    figure.draw_without_rendering()
+    edges = [label.get_window_extent() for label in figure.axes[1].get_xticklabels() if label.get_text()]
+    assert len(edges) > 1
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(edges))
+
+
+def test_no_jet_is_outside_its_panel(tmp_path, drawn):
+    features = ("pt", "eta", "phi", "mass")
+    jets = RaggedRows.from_lists([np.array([[30, -4.4, 1.0, 3], [20, 0.1, 1.0, 3]])], (4,))
+    field = RaggedField(shape=(4,), features=features)
+    figure, _ = drawn(write(tmp_path / "d", {"jets": field}, {"jets": jets}, label="toy"))
+    low, high = figure.axes[0].get_xlim()
+    assert low < -4.4
+    assert high > 4.4
 
 
 def test_a_table_is_drawn_as_distributions_of_its_classes(tmp_path, drawn):

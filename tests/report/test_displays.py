@@ -16,6 +16,7 @@ from hpctrain.report.displays import (
     Event,
     can_average,
     event_display,
+    look_of,
     mean_image,
     mean_images,
     typical_event,
@@ -77,12 +78,35 @@ def test_data_of_any_number_of_channels_are_drawn(channels: int, panels: int) ->
     image = np.random.default_rng(0).exponential(size=(channels, 16, 16))
     with house_style():
         event = event_display(Event(image, np.zeros((5, 4)), 0, 0.0, 1, False))
-        mean = mean_images(image, 2 * image)
+        mean = mean_images(image, 2 * image, look_of({}, channels))
         mean.draw_without_rendering()
     assert len(event.axes) == panels
     assert len(mean.axes) == 2 * panels
     name = "ECAL [GeV]" if channels == 3 else "channel 1"
     assert event.axes[0].get_title(loc="left") == name
+
+
+@pytest.mark.parametrize(
+    ("provenance", "names", "unrolled"),
+    [
+        ({}, ("ECAL [GeV]", "HCAL [GeV]", "tracks"), True),
+        ({"image_axes": "cells"}, ("channel 1", "channel 2", "channel 3"), False),
+        ({"image_channels": ["all", "EM", "tracks"]}, ("all", "EM", "tracks"), False),
+        (
+            {"image_channels": ["all", "EM", "tracks"], "image_axes": "detector"},
+            ("all", "EM", "tracks"),
+            True,
+        ),
+        ({"image_channels": ["all"]}, ("channel 1", "channel 2", "channel 3"), False),
+    ],
+)
+def test_channels_are_called_what_the_provenance_calls_them(provenance, names, unrolled) -> None:
+    look = look_of(provenance, 3)
+    assert (look.names, look.unrolled) == (names, unrolled)
+    with house_style():
+        figure = mean_images(np.ones((3, 8, 8)), np.ones((3, 8, 8)), look)
+    assert figure.axes[0].get_title(loc="left") == f"Signal: {names[0]}"
+    assert figure.axes[3].get_xlabel() == ("η" if unrolled else "cell")
 
 
 def test_one_channel_data_have_a_mean_image(tmp_path: Path) -> None:
