@@ -25,7 +25,7 @@ KEYS = frozenset({"branch", "values", "cross_section_pb", "luminosity_fb", "sum_
 INT64 = np.iinfo(np.int64)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Label = Annotated[int, Field(ge=INT64.min, le=INT64.max)]
+Label = Annotated[int, Field(ge=INT64.min, le=INT64.max, strict=True)]
 FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
