@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpctrain.data.schema import Fields
 from hpctrain.report.displays import CHANNELS, NIGHT, draw_jet, image_panel, look_of, unroll
-from hpctrain.report.style import AMBER, GREEN, PURPLE, SKY, VERMILION, plain
+from hpctrain.report.style import AMBER, GREEN, MUTED, PURPLE, SKY, VERMILION, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -326,6 +326,8 @@ def _legend(axis: Axes) -> None:
         handles, labels, loc="upper left", bbox_to_anchor=(0, 0), bbox_transform=below, fontsize=7.5,
         handletextpad=0.3, borderpad=0.1, borderaxespad=0,
     )  # fmt: skip
-    for handle in legend.legend_handles:
-        if handle is not None and hasattr(handle, "set_sizes"):
-            handle.set_sizes([30.0])
+    drawn: list[Any] = [handle for handle in legend.legend_handles if hasattr(handle, "set_sizes")]
+    for handle in drawn:
+        handle.set_sizes([30.0])
+        if not len(handle.get_facecolor()):  # a ring, light on the panel, stands on paper here
+            handle.set_edgecolor(MUTED)
