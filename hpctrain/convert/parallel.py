@@ -43,7 +43,8 @@ def converted_elsewhere(
             except BrokenProcessPool as error:
                 raise UserError(
                     f"{task.path}: a process that converted it or a neighbour died",
-                    hint="Look for the out-of-memory killer in `dmesg`; fewer workers need less memory",
+                    hint="Look for the out-of-memory killer in `dmesg`; fewer workers need less memory. "
+                    'A script that asks for workers needs `if __name__ == "__main__":`',
                 ) from error
             part = folder / f"{task.number:05d}"
             if result.kept:

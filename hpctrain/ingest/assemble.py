@@ -88,8 +88,9 @@ def divide(
             if not sum(int(d.counts[number]) for d in mine):
                 total = sum(d.events for d in mine)
                 raise UserError(
-                    f"no {kind} event for the {split} split: {total} {kind} events passed the preselection",
-                    hint="raise generate.processes[].events, or the split's fraction",
+                    f"no {kind} event for the {split} split: {total} {kind} events were kept of those generated, "
+                    f"in {len(mine)} process{'' if len(mine) == 1 else 'es'}, each divided by itself",
+                    hint=f"Ask for more events of it, or raise generate.split.{split}",
                 )
     return divisions
 

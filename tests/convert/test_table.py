@@ -191,7 +191,7 @@ def test_a_column_that_is_there_twice(converted, tmp_path):
     ("setting", "message"),
     [
         ("fields.e={columns: x, dtype: uint8}", r"field 'e': 1\.5 is no uint8"),
-        ("fields.e={columns: x, dtype: real}", r"field 'e': dtype 'real' is not a number's"),
+        ("fields.e={columns: x, dtype: float9}", r"field 'e': dtype 'float9' is not a number's"),
         ("fields.e={columns: []}", r"fields\.e\.columns: .*at least 1"),
         ("fields.e={columns: x, features: [a, b]}", r"2 features are named for the shape"),
         ("fields.e=long", r"field 'e': dtype 'float128' is not a number's"),
