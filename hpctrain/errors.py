@@ -17,7 +17,10 @@ class UserError(HpctrainError):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message.rstrip('.')}. {self.hint}" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        end = "" if self.message.endswith("?") else "."
+        return f"{self.message.rstrip('.')}{end} {self.hint}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors travel between processes (ranks, Dask workers); keyword arguments need this to survive pickling.

@@ -79,6 +79,8 @@ class Converter(ABC):
     """What the format calls a column, for messages."""
     packages: ClassVar[tuple[str, ...]] = ("numpy",)
     """Distributions whose versions go into the provenance."""
+    units: ClassVar[Mapping[str, str]] = {}
+    """Unit of each field or feature that has one, for tables and plots."""
     modules: ClassVar[tuple[str, ...]] = ()
     """Modules that must be importable."""
 

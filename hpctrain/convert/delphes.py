@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt
 
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
 from hpctrain.convert.detector_fields import (
+    GEV,
     JET_FEATURES,
     PRESELECTION,
     TOWER_FEATURES,
@@ -64,6 +65,7 @@ class Delphes(Converter):
 
     default_weight = "Event.Weight"
     packages = ("numpy", "uproot", "awkward", "fastjet")
+    units: ClassVar[Mapping[str, str]] = {**GEV, "d0": "mm", "dz": "mm"}
     modules = ("uproot", "awkward")
 
     class Config(ConverterConfig):

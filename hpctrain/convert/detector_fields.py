@@ -14,6 +14,8 @@ from hpctrain.physics.selection import LEADING_JETS, JetVariables
 JET_FEATURES = ("pt", "eta", "phi", "mass")
 TOWER_FEATURES = ("et", "eta", "phi", "ecal", "hcal")
 PRESELECTION = "leading fat jet pT > 440 GeV, more than 2 fat jets (pT > 200 GeV, |eta| < 2.0)"
+GEV = dict.fromkeys(("pt", "et", "e", "mass", "ecal", "hcal", "sum_mass"), "GeV")
+"""Units of what the detector measures."""
 
 
 def image_field(bins: int) -> SparseField:

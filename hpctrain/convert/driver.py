@@ -293,6 +293,7 @@ def _provenance(
         "events_not_finite": sum(result.dropped for result in results),
         "rows_kept": sum(result.kept for result in results),
         "luminosity_fb": _luminosity(samples),
+        **({"units": dict(converter.units)} if converter.units else {}),
         "converter": {
             "settings": config.model_dump(mode="json"),
             "versions": {"hpctrain": hpctrain.__version__, **converter.versions()},

@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from hpctrain import registry
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
 from hpctrain.convert.detector_fields import (
+    GEV,
     PRESELECTION,
     TOWER_FEATURES,
     by_first,
@@ -50,6 +51,7 @@ class HepMc3(Converter):
     default_weight = "weight"
     what = "quantity"
     packages = ("numpy", "pyhepmc", "particle", "zstandard", "fastjet")
+    units: ClassVar[Mapping[str, str]] = {**GEV, "x": "mm", "y": "mm", "z": "mm"}
     modules = ("pyhepmc", "particle")
 
     class Config(ConverterConfig):
@@ -159,12 +161,10 @@ class HepMc3(Converter):
 
     def describe(self) -> dict[str, Any]:
         config = self.config
-        units = {"units": {"pt": "GeV", "e": "GeV", "x": "mm", "y": "mm", "z": "mm"}}
         if not config.simulate:
-            return units
+            return {}
         trimmed = "trimmed R=0.2, pT fraction 0.05" if config.trimmed else "untrimmed"
         return {
-            **units,
             "detector": describe_detector(),
             "seed": config.seed,
             **({"jets": f"anti-kT R=1.0, {trimmed}"} if self._jets else {}),

@@ -13,7 +13,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 
 from hpctrain.convert.base import Converter, ConverterConfig, Finite, Piece, listed
 from hpctrain.convert.constituents import Links, constituents, find_links
-from hpctrain.convert.detector_fields import by_first, cloud_field
+from hpctrain.convert.detector_fields import GEV, by_first, cloud_field
 from hpctrain.convert.root_files import RootTree, entry_ranges
 from hpctrain.convert.rows import cast, stack
 from hpctrain.data.columns import Array, Columns, RaggedRows, take
@@ -68,6 +68,7 @@ class NanoAod(Converter):
 
     default_weight = GENERATOR_WEIGHT
     packages = ("numpy", "uproot", "awkward")
+    units: ClassVar[Mapping[str, str]] = {**GEV, "d0": "cm", "dxy": "cm", "dz": "cm", "msoftdrop": "GeV"}
     modules = ("uproot", "awkward")
 
     class Config(ConverterConfig):

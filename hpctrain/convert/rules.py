@@ -25,7 +25,7 @@ KEYS = frozenset({"branch", "values", "cross_section_pb", "luminosity_fb", "sum_
 INT64 = np.iinfo(np.int64)
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Label = Annotated[int, Field(ge=INT64.min, le=INT64.max)]
+Label = Annotated[int, Field(ge=INT64.min, le=INT64.max, strict=True)]
 FinitePositive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -215,7 +215,7 @@ def samples_of(
         rule = weights.get(weight_pattern)
         samples.append(
             Sample(
-                name=_name(label_pattern, weight_pattern),
+                name=_name(label_pattern, weight_pattern, "all" if len(groups) == 1 else "others"),
                 label=_label_of(labels.get(label_pattern), default_label),
                 weight=_weight_of(rule, default_weight),
                 files=tuple(files),
@@ -225,9 +225,9 @@ def samples_of(
     return samples
 
 
-def _name(label_pattern: str, weight_pattern: str) -> str:
+def _name(label_pattern: str, weight_pattern: str, every: str) -> str:
     patterns = dict.fromkeys(p for p in (label_pattern, weight_pattern) if p != EVERY)
-    return ", ".join(p.strip("*") or p for p in patterns) or "all"
+    return ", ".join(p.strip("*") or p for p in patterns) or every
 
 
 def _label_of(rule: int | FromBranch | None, default: str | None) -> LabelOf | None:

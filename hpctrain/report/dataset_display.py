@@ -38,6 +38,7 @@ MOST_PANELS = 4
 MOST_EVENTS = 3
 MOST_HISTOGRAMS = 9
 MOST_NUMBERS = 4
+MOST_LINES = 6
 SAMPLE = 2_000
 """Events that typical ones are chosen from, and whose distributions are drawn."""
 CLASS_COLOURS = (BLUE, VERMILION, GREEN, PURPLE, SKY, AMBER)
@@ -143,15 +144,19 @@ def _is_note(name: str, dataset: ShardDataset) -> bool:
 def _title(dataset: ShardDataset, row: int, event: Event) -> str:
     parts = [f"event {row}"]
     known = dataset.provenance.get("processes", [])
+    units = dataset.provenance.get("units")
+    units = units if isinstance(units, dict) else {}
     numbers = [n for n, v in event.items() if v.shape == () and v.dtype.kind == "f" and n != "weight"]
     for name in ("label", "process", "weight", *numbers[:MOST_NUMBERS]):
         if name not in event or event[name].shape != ():
             continue
         value = event[name].item()
         if name == "process" and isinstance(value, int) and 0 <= value < len(known):
-            parts.append(entry_name(known[value]))
+            if len(known) > 1:  # of a single one the label above says more
+                parts.append(f"process {entry_name(known[value])}")
         else:
-            parts.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+            unit = f" {units[name]}" if name in units else ""
+            parts.append(f"{name} {value:.4g}{unit}" if isinstance(value, float) else f"{name} {value}{unit}")
     return ", ".join(parts)
 
 
@@ -177,9 +182,18 @@ def _distributions(dataset: ShardDataset, rows: NDArray[np.int64]) -> Figure:
         n for n, f in dataset.fields.items() if f.kind == "dense" and len(f.shape) < 2 and n not in _INTERNAL
     ]
     wanted += [n for n, f in dataset.fields.items() if f.kind == "ragged"]
-    columns: Any = dataset.read(rows, [*names, *wanted[:MOST_HISTOGRAMS]])
+    columns: Any = dataset.read(rows, [*names, *wanted])
     label = np.asarray(columns["label"]) if names else np.zeros(len(rows), dtype=np.int64)
-    series = [s for name in wanted[:MOST_HISTOGRAMS] for s in _series(name, columns[name], label, dataset)]
+    series = [s for name in wanted for s in _series(name, columns[name], label, dataset)]
+    told = [
+        f"{len(rows):,} of {dataset.events:,} events without weights, each class normalised to one, over 99% of the values"
+    ]
+    constant = [(title, v[0]) for title, v, _ in series if v.size and (v == v[0]).all()]
+    if constant and len(constant) < len(series):
+        series = [s for s in series if s[0] not in {title for title, _ in constant}]
+        told.append(f"the same in all: {', '.join(f'{title} {value:.5g}' for title, value in constant)}")
+    if len(series) > MOST_HISTOGRAMS:
+        told.append(f"not drawn: {', '.join(title for title, _, _ in series[MOST_HISTOGRAMS:])}")
     series = series[:MOST_HISTOGRAMS]
     across = min(3, max(1, len(series)))
     down = -(-max(1, len(series)) // across)
@@ -191,7 +205,8 @@ def _distributions(dataset: ShardDataset, rows: NDArray[np.int64]) -> Figure:
         for number, value in enumerate(classes):
             axis.hist(
                 values[owner == value], bins=bins, density=True, histtype="step", lw=1.6,
-                color=CLASS_COLOURS[number], label=f"label {value}" if names else None,
+                color=CLASS_COLOURS[number],
+                label=f"label {value} ({int((label == value).sum()):,})" if names else None,
             )  # fmt: skip
         axis.set_title(plain(with_unit(title, dataset.provenance)))
         axis.set_yticks([])
@@ -199,13 +214,13 @@ def _distributions(dataset: ShardDataset, rows: NDArray[np.int64]) -> Figure:
         axis.set_visible(False)
     if names and len(series):
         axes[0].legend()
-    body.supxlabel(
-        f"{len(rows)} of {dataset.events} events, each class normalised to one", fontsize=8.5, color=MUTED
-    )
+    letters = int(figure.get_figwidth() * 15)
+    lines = [line for text in told for line in textwrap.wrap(text, letters)]
+    body.supxlabel(plain("\n".join(lines[:MOST_LINES])), fontsize=8.5, color=MUTED)
     return figure
 
 
-_INTERNAL = {"label", "process", "source", "event_id"}
+_INTERNAL = {"label", "process", "source", "event_id", "run", "luminosity_block", "event"}
 
 
 def _series(
@@ -223,8 +238,13 @@ def _series(
 
 
 def _bins(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Forty over what 99% of the values span, so that a tail does not press the rest into one bin."""
+    """Forty over what 99% of the values span, so that a tail does not press the rest into one bin.
+
+    Of whole numbers that are few one around each.
+    """
     if not values.size:
         return np.linspace(0, 1, 2)
     low, high = (float(v) for v in np.quantile(values.astype(np.float64), [0.005, 0.995]))
+    if values.dtype.kind in "iub" and high - low <= 40:
+        return np.arange(np.floor(low), np.ceil(high) + 2) - 0.5
     return np.linspace(low, high, 41) if high > low else np.linspace(low - 0.5, low + 0.5, 41)

@@ -12,6 +12,7 @@ from hpctrain.data.curation.provenance import entry_name
 from hpctrain.data.curation.splitting import Contents
 from hpctrain.data.curation.verify import Problem
 from hpctrain.data.shards import ShardDataset
+from hpctrain.report.panels import with_unit
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +37,7 @@ def describe(dataset: ShardDataset, events: int) -> Iterator[Any]:
     label = dataset.provenance.get("label")
     yield escape(str(label)) if label else "no provenance label: it is not said what these events are"
     rows = sample_rows(dataset, events)
-    yield field_table(summarise(dataset, rows), len(rows), dataset.events)
+    yield field_table(summarise(dataset, rows), len(rows), dataset.events, dataset.provenance)
     shares, seen = compositions(dataset)
     for key, found in shares.items():
         yield share_table(key, found, seen, dataset.events)
@@ -44,8 +45,13 @@ def describe(dataset: ShardDataset, events: int) -> Iterator[Any]:
         yield escape(line)
 
 
-def field_table(fields: Sequence[FieldSummary], rows: int, events: int) -> Table:
-    """One row a field, and one for each of its features."""
+def field_table(
+    fields: Sequence[FieldSummary], rows: int, events: int, provenance: Mapping[str, Any] | None = None
+) -> Table:
+    """One row a field, and one for each of its features, with the units that the provenance gives."""
+    from rich.markup import escape
+
+    said = provenance or {}
     whole = "all" if rows == events else f"{rows:,} of {events:,}"
     cells = (
         ", of sparse fields: of the cells that are stored" if any(f.kind == "sparse" for f in fields) else ""
@@ -58,13 +64,15 @@ def field_table(fields: Sequence[FieldSummary], rows: int, events: int) -> Table
     for field in fields:
         items = (f"{field.items[0]:,.1f}", f"{field.items[1]:,}") if field.items else ("", "")
         shape = "×".join(map(str, field.shape)) or "1"
-        head = (field.name, field.kind, shape, field.dtype, *items)
+        head = (escape(with_unit(field.name, said)), field.kind, shape, field.dtype, *items)
         one = [r for r in field.ranges if not r.name]
         table.add_row(*head, *([_number(v) for v in (one[0].low, one[0].mean, one[0].high)] if one else []))
         features = [r for r in field.ranges if r.name]
         for feature in features[:MOST_ROWS]:
             numbers = [_number(v) for v in (feature.low, feature.mean, feature.high)]
-            table.add_row(f"  {feature.name}", "", "", "", "", "", *numbers, style="dim")
+            table.add_row(
+                f"  {escape(with_unit(feature.name, said))}", "", "", "", "", "", *numbers, style="dim"
+            )
         if len(features) > MOST_ROWS:
             table.add_row(f"  and {len(features) - MOST_ROWS} more features", style="dim")
     return table
@@ -145,7 +153,10 @@ def missing_classes(contents: Mapping[str, Contents]) -> Iterator[str]:
     for name, found in contents.items():
         absent = [str(label) for label in every if not found.labels[label]]
         if absent and len(absent) < MOST_ROWS:
-            yield f"the {name} split has no event of label {', '.join(absent)}; --stratify label shares every class"
+            yield (
+                f"the {name} split has no event of label {', '.join(absent)}; --stratify label shares out every "
+                "class that has events enough for it"
+            )
 
 
 def explain_component(component: Any, kind: str) -> list[str]:

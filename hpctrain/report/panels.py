@@ -26,6 +26,10 @@ SIZES = ("pt", "et", "e", "energy", "pt_rel", "e_rel")
 """Features that a point's area can stand for, the first that there is."""
 MOST_POINTS = 20_000
 """Points of a cloud that are drawn, the hardest."""
+ETA_REACH = 6.0
+"""Widest |η| of a panel of particles; how many lie beyond is told."""
+TAIL = 5
+"""Hits are drawn over what 98% of them span, when all of them span more than so many times that."""
 JET_LABELS = 6
 """Jets of an event that have their pT and mass written on them, the hardest."""
 
@@ -51,6 +55,16 @@ class Cloud:
     """Feature that the area of a point stands for."""
     size_name: str
     colour: str
+
+
+def with_unit(name: str, provenance: Mapping[str, Any]) -> str:
+    """A feature's or field's name with the unit that ``provenance["units"]`` gives it.
+
+    >>> with_unit("pt", {"units": {"pt": "GeV"}}), with_unit("eta", {})
+    ('pt [GeV]', 'eta')
+    """
+    units = provenance.get("units")
+    return f"{name} [{units[name]}]" if isinstance(units, Mapping) and name in units else name
 
 
 def plan(fields: Fields, provenance: dict[str, Any]) -> list[Panel]:
@@ -109,12 +123,13 @@ def _draw_jets(
             continue
         axis.scatter(
             four[:, 1], four[:, 2], s=420 if "fat" in name else 170, facecolors="none", edgecolors="#e8eef5",
-            linestyles="--" if "fat" in name else "-", linewidths=1.1, label=plain(f"{name} ({len(four)}), pT in GeV"),
+            linestyles="--" if "fat" in name else "-", linewidths=1.1, label=plain(f"{name} ({len(four)}), pT in GeV, R not known"),
         )  # fmt: skip
         for pt, eta, phi, _ in four[:JET_LABELS] if text else ():
+            above = phi < -np.pi + 0.6  # below it there is no room
             axis.annotate(
-                f"{pt:.0f}", (eta, phi), (0, -13), textcoords="offset points", color="white", fontsize=6.5,
-                ha="center", annotation_clip=True,
+                f"{pt:.0f}", (eta, phi), (0, 9 if above else -13), textcoords="offset points", color="white",
+                fontsize=6.5, ha="center", annotation_clip=True,
             )  # fmt: skip
 
 
@@ -170,10 +185,11 @@ def _plane_panels(
             jets_here = event[name][event[name][:, features.index("pt")] > 0]
             eta += [np.abs(jets_here[:, features.index("eta")]) + 0.3] if len(jets_here) else []
         farthest = max((float(values.max()) for values in eta), default=2.5)
+        reach = min(ETA_REACH, max(2.5, math.ceil(2 * farthest) / 2))
         for cloud in clouds:
-            _scatter(axis, event, cloud)
+            _scatter(axis, event, cloud, ((-reach, reach), None))
         _draw_jets(axis, event, fields, circles, text=True)
-        unroll(axis, min(6.0, max(2.5, math.ceil(2 * farthest) / 2)))
+        unroll(axis, reach)
         axis.set(xlabel="η", ylabel="φ", **({"aspect": "equal"} if alone else {"box_aspect": 2 * np.pi / 5}))
         axis.grid(visible=False)
         _legend(axis)
@@ -218,18 +234,7 @@ def _volume_panels(fields: Fields) -> Iterator[Panel]:
             yield Panel(f"{name}, sum along {'xyz'[along]}", draw, 2.8)
 
 
-def with_unit(name: str, provenance: Mapping[str, Any]) -> str:
-    """The feature with its unit, where ``units`` of the provenance has it.
-
-    >>> with_unit("z", {"units": {"z": "mm"}}), with_unit("z", {})
-    ('z [mm]', 'z')
-    """
-    units = provenance.get("units")
-    unit = units.get(name) if isinstance(units, Mapping) else None
-    return f"{name} [{unit}]" if unit else name
-
-
-def _hit_panels(fields: Fields, provenance: Mapping[str, Any]) -> Iterator[Panel]:
+def _hit_panels(fields: Fields, provenance: dict[str, Any]) -> Iterator[Panel]:
     """Hits with x, y, z from two sides."""
     from matplotlib.ticker import MaxNLocator
 
@@ -238,13 +243,27 @@ def _hit_panels(fields: Fields, provenance: Mapping[str, Any]) -> Iterator[Panel
 
             def draw(axis: Axes, event: Event, cloud: Cloud = cloud, x: str = x, y: str = y) -> None:
                 axis.set_facecolor(NIGHT)
-                _scatter(axis, event, cloud)
+                places = event[cloud.field][:, [cloud.x, cloud.y]]
+                span = (_span(places[:, 0]), _span(places[:, 1]))
+                _scatter(axis, event, cloud, span)
+                axis.set(xlim=span[0], ylim=span[1])
                 axis.set(xlabel=with_unit(x, provenance), ylabel=with_unit(y, provenance))
-                axis.xaxis.set_major_locator(MaxNLocator(4))  # long numbers stay apart
+                for side in (axis.xaxis, axis.yaxis):
+                    side.set_major_locator(MaxNLocator(4))
                 axis.grid(visible=False)
                 _legend(axis)
 
             yield Panel(f"{cloud.field}, {x} and {y}", draw)
+
+
+def _span(values: NDArray[Any]) -> tuple[float, float] | None:
+    """What to draw of an axis where a few values are so far out that they would press the rest into a point."""
+    if len(values) < 2:
+        return None
+    low, high = (float(v) for v in np.quantile(values.astype(np.float64), [0.01, 0.99]))
+    if float(np.ptp(values)) <= TAIL * (high - low) or low == high:
+        return None
+    return low - 0.1 * (high - low), high + 0.1 * (high - low)
 
 
 def _clouds(fields: Fields, x: tuple[str, ...], y: tuple[str, ...]) -> list[Cloud]:
@@ -267,10 +286,20 @@ def _clouds(fields: Fields, x: tuple[str, ...], y: tuple[str, ...]) -> list[Clou
     return found
 
 
-def _scatter(axis: Axes, event: Event, cloud: Cloud) -> None:
-    """Points whose area grows with their pT; the smallest stay visible."""
+def _scatter(
+    axis: Axes, event: Event, cloud: Cloud, spans: Sequence[tuple[float, float] | None] = (None, None)
+) -> None:
+    """Points whose area grows with their pT; the smallest stay visible. Those that are not drawn are counted."""
     items = event[cloud.field]
-    label = f"{cloud.field} ({len(items)})"
+    beyond = np.zeros(len(items), dtype=bool)
+    for column, span in zip((cloud.x, cloud.y), spans, strict=True):
+        if span is not None:
+            beyond |= (items[:, column] < span[0]) | (items[:, column] > span[1])
+    label = f"{cloud.field} ({len(items):,}"
+    label += f", {beyond.sum():,} beyond)" if beyond.any() else ")"
+    items = items[~beyond]
+    if len(items) > MOST_POINTS:
+        label += f", {MOST_POINTS:,} drawn"
     if cloud.size is None:
         items, area = items[:MOST_POINTS], np.full(min(len(items), MOST_POINTS), 9.0)
     else:

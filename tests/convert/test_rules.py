@@ -71,6 +71,12 @@ def test_patterns_of_label_and_weight_together_make_the_samples():
     ]
 
 
+def test_files_of_no_other_pattern_are_the_others():
+    samples = samples_of(FILES, *rules("label={'*ttbar*': 1, '*': 0}"), None, None)
+    assert {s.name for s in samples} == {"ttbar", "others"}
+    assert {s.name for s in samples_of(FILES, *rules("label=1"), None, None)} == {"all"}
+
+
 def test_a_file_that_no_pattern_fits_is_named():
     with pytest.raises(UserError, match=r"qcd_1.root: no pattern of label fits.*'\*' for all others"):
         samples_of(FILES, *rules("label={'*ttbar*': 1}"), None, None)
@@ -85,6 +91,8 @@ def test_a_file_that_no_pattern_fits_is_named():
         ),
         ("label={branch: pdg, values: {}}", r"label.*values: .*at least 1"),
         ("label=1.5", r"label\.\*: Input should be a valid integer"),
+        ("label=true", r"label\.\*: Input should be a valid integer"),
+        ("labell=1", r"did you mean 'label'\? `hpctrain"),
         ("label=99999999999999999999", r"label\.\*: Input should be less than or equal"),
         (
             "weight={cross_section_pb: 0, luminosity_fb: 1}",

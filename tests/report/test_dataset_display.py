@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from hpctrain.data.columns import RaggedRows, SparseRows
 from hpctrain.data.schema import DenseField, RaggedField, SparseField
@@ -17,6 +19,7 @@ from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.report import dataset_display
 from hpctrain.report.dataset_display import draw_dataset, typical_rows
+from hpctrain.report.dataset_tables import describe
 from hpctrain.report.panels import plan, radius_of
 
 PARTICLES = RaggedField(shape=(3,), features=("pt", "eta", "phi"))
@@ -53,6 +56,14 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         return figures[-1], said
 
     return draw
+
+
+def render(dataset: ShardDataset) -> list[str]:
+    """What is printed of it, in lines."""
+    console = Console(width=200, record=True, file=io.StringIO())
+    for part in describe(dataset, 100):
+        console.print(part)
+    return console.export_text().splitlines()
 
 
 def texts(figure: Figure) -> str:
@@ -210,9 +221,62 @@ def test_a_table_is_drawn_as_distributions_of_its_classes(tmp_path, drawn):
     }
     figure, said = drawn(write(tmp_path / "d", fields, columns, label="synthetic numbers"))
     assert said == "distributions of 100 events"
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["met", "c2", "d2"]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["met"]
+    assert "the same in all: c2 1, d2 1" in texts(figure)
     assert "synthetic numbers" in texts(figure)
-    assert "label 1" in texts(figure)
+    ones = int(columns["label"].sum())
+    assert f"label 1 ({ones})" in texts(figure)
+
+
+def test_numbers_have_their_units_and_what_is_not_drawn_is_named(tmp_path, drawn):
+    fields = {f"x{n}": DenseField() for n in range(11)} | {"n": DenseField(dtype="int64")}
+    columns = {name: np.arange(6, dtype=field.dtype) for name, field in fields.items()}
+    dataset = write(tmp_path / "d", fields, columns, label="toy", units={"x0": "GeV"})
+    figure, _ = drawn(dataset)
+    assert figure.axes[0].get_title(loc="left") == "x0 [GeV]"
+    assert "not drawn: x9, x10, n" in texts(figure)
+    assert "x0 [GeV]" in "".join(map(str, render(dataset)))
+
+
+def test_points_that_are_not_drawn_are_counted(tmp_path, drawn):
+    far = RaggedRows.from_lists([np.array([[1, 0.0, 0], [1, 7, 1], [1, -8, 1]], dtype="f4")], (3,))
+    figure, _ = drawn(write(tmp_path / "far", {"p": PARTICLES}, {"p": far}, label="toy"))
+    assert "p (3, 2 beyond)" in texts(figure)
+    assert len(figure.axes[0].collections[0].get_offsets()) == 1
+
+    x = np.linspace(-1, 1, 300)
+    items = np.column_stack([x, x[::-1], x]).astype("f4")
+    items[0] = 7e5  # a decay 700 m away would press the rest into one point
+    hits = RaggedField(shape=(3,), features=("x", "y", "z"))
+    dataset = write(
+        tmp_path / "hits", {"h": hits}, {"h": RaggedRows.from_lists([items], (3,))}, label="toy",
+        units={"x": "mm", "y": "mm", "z": "mm"},
+    )  # fmt: skip
+    figure, _ = drawn(dataset)
+    assert figure.axes[0].get_xlim()[1] < 2
+    assert figure.axes[0].get_xlabel() == "x [mm]"
+    assert "beyond" in texts(figure)
+
+
+def test_the_pt_of_a_jet_at_the_lower_edge_stands_above_it(tmp_path, drawn):
+    jets = np.array([[[50, 1.0, -3.1, 5], [60, 1.0, 1.0, 5]]], dtype="f4")
+    field = DenseField(shape=(2, 4), features=("pt", "eta", "phi", "mass"))
+    figure, _ = drawn(write(tmp_path / "d", {"jets": field}, {"jets": jets}, label="toy"))
+    heights = {text.get_text(): text.xyann[1] for text in figure.axes[0].texts}
+    assert heights["50"] > 0 > heights["60"]
+    assert "R not known" in texts(figure)
+
+
+@pytest.mark.parametrize(("processes", "title"), [(["qcd"], "event 0"), (["qcd", "top"], "process qcd")])
+def test_the_process_is_told_where_there_are_several(tmp_path, drawn, processes, title):
+    fields = {"p": PARTICLES, "process": DenseField(dtype="int64"), "met": DenseField()}
+    columns = {"p": particles([3]), "process": np.zeros(1, "i8"), "met": np.ones(1, "f4")}
+    known = [{"name": name} for name in processes]
+    dataset = write(tmp_path / "d", fields, columns, label="toy", processes=known, units={"met": "GeV"})
+    said = texts(drawn(dataset, [0])[0])
+    assert title in said
+    assert ("process qcd" in said) == (len(processes) > 1)
+    assert "met 1 GeV" in said
 
 
 def test_events_without_items_and_single_ones_are_drawn(tmp_path, drawn):

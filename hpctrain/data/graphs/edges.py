@@ -58,9 +58,10 @@ def knn(positions: Tensor, offsets: Tensor, k: int, *, phi: int | None, loops: b
     By target, then distance, then source, which also says who is nearer of two at the same distance. With ``loops``
     an item is the first of its own ``k``.
     """
-    if k < 1 or k != int(k):
-        raise UserError(f"k is {k}: each item has so many neighbours, one at least", hint="k=16, say")
-    k = int(k)
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise UserError(
+            f"k is {k}: a graph of nearest neighbours needs a whole number, one at least", hint="k=16, say"
+        )
     cloud = _cloud(positions, offsets, phi)
     # Items of the event in which the average item is.
     typical = float((cloud.counts**2).sum()) / max(1, cloud.items)
@@ -105,8 +106,10 @@ def rings(
 def edge_attributes(positions: Tensor, edge_index: Tensor, *, phi: int | None) -> Tensor:
     """(edges, features + 1): source minus target in each feature, in φ the shorter way round, and the distance.
 
-    For positions (η, φ): Δη, Δφ within ±π, ΔR. Gradients flow to the positions.
+    For positions (η, φ): Δη, Δφ within ±π, ΔR. Gradients flow to the positions. Raises ``UserError`` when ``phi`` is
+    no number of a feature.
     """
+    _check_phi(phi, positions)
     apart = positions[edge_index[0]] - positions[edge_index[1]]
     if phi is not None:
         turn = torch.zeros(apart.shape[1], dtype=apart.dtype, device=apart.device)
@@ -118,10 +121,11 @@ def edge_attributes(positions: Tensor, edge_index: Tensor, *, phi: int | None) -
 def event_of_item(offsets: Tensor, items: int | None = None) -> Tensor:
     """Number of each item's event, int64 (items,): what PyTorch Geometric calls ``batch``; its ``ptr`` is ``offsets``.
 
-    ``items`` is how many there are, ``len(batch["x"])``; without it a GPU is waited for, which knows it alone.
+    ``items`` is where the offsets end, for a caller who knows it: else a GPU is waited for.
     """
     counts = offsets[1:] - offsets[:-1]
-    return torch.arange(len(counts), device=offsets.device).repeat_interleave(counts, output_size=items)
+    events = torch.arange(len(counts), device=offsets.device)
+    return torch.repeat_interleave(events, counts, output_size=items)
 
 
 def edge_offsets(edge_index: Tensor, offsets: Tensor) -> Tensor:
@@ -161,10 +165,7 @@ def _cloud(positions: Tensor, offsets: Tensor, phi: int | None) -> Cloud:
             f"positions are {positions.dtype} {list(positions.shape)}, they must be floating (items, features)",
             hint="For (η, φ) of particles: torch.stack([eta, phi], dim=1)",
         )
-    if phi is not None and not 0 <= phi < positions.shape[1]:
-        raise UserError(
-            f"phi={phi}, positions have {positions.shape[1]} features", hint="Features count from 0"
-        )
+    _check_phi(phi, positions)
     bounds = _bounds(offsets)
     if bounds[-1] != len(positions):
         raise UserError(
@@ -175,13 +176,21 @@ def _cloud(positions: Tensor, offsets: Tensor, phi: int | None) -> Cloud:
         positions = positions.float()
     kit = _kit(positions)
     columns = [kit.column(kit.of(positions), number) for number in range(positions.shape[1])]
-    if len(positions) and not all(float(abs(column[:-1]).max()) < LARGEST for column in columns):
+    if len(positions) and not float(positions.abs().max()) < LARGEST:
         raise UserError(
-            "positions are NaN or infinite", hint="`hpctrain data verify` finds such events in shards"
+            f"positions are NaN, infinite or not below {LARGEST:g}",
+            hint="`hpctrain data verify` finds NaN and infinity in shards",
         )
     if phi is not None:
         columns[phi][:-1] -= TURN * ((columns[phi][:-1] + math.pi) // TURN)
     return Cloud(kit, tuple(columns), phi, bounds)
+
+
+def _check_phi(phi: int | None, positions: Tensor) -> None:
+    if phi is not None and not 0 <= phi < positions.shape[1]:
+        raise UserError(
+            f"phi={phi}, positions have {positions.shape[1]} features", hint="Features count from 0"
+        )
 
 
 def _kit(tensor: Tensor) -> Kit:

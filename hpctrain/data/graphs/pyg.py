@@ -68,10 +68,8 @@ def to_pyg(
                 hint="Rename it, without 'index'",
             )
         elif f"{name}.offsets" in made and key != "x" and not key.startswith("edge_"):
-            graphs[f"{key}_batch"], graphs[f"{key}_ptr"] = (
-                event_of_item(slices[key], len(values)),
-                slices[key],
-            )
+            graphs[f"{key}_batch"] = event_of_item(slices[key], len(values))
+            graphs[f"{key}_ptr"] = slices[key]
         graphs[key] = values
     graphs.batch, graphs.ptr = event_of_item(offsets, len(batch[nodes])), offsets
     graphs._num_graphs, graphs._slice_dict, graphs._inc_dict = events, slices, increments

@@ -401,6 +401,7 @@ def test_memory_is_that_of_pieces_not_of_all_pairs():
         ({"offsets": torch.tensor([1, 5])}, "do not rise from 0"),
         ({"offsets": torch.tensor([0, 5], dtype=torch.int32)}, "int64"),
         ({"phi": 2}, "phi=2"),
+        ({"positions": torch.full((5, 2), 1e30)}, r"not below 1e\+18"),
         ({"k": 0}, "k is 0"),
         ({"k": 2.5}, "k is 2.5"),
     ],
@@ -410,6 +411,12 @@ def test_mistakes_are_named(change, words):
     with pytest.raises(UserError, match=words) as raised:
         graphs.knn(given["positions"], given["offsets"], given["k"], phi=given["phi"])
     assert raised.value.hint
+
+
+@pytest.mark.parametrize("phi", [-1, 2])
+def test_attributes_need_a_feature_for_phi(phi):
+    with pytest.raises(UserError, match=f"phi={phi}"):
+        graphs.edge_attributes(torch.zeros(2, 2), torch.tensor([[0], [1]]), phi=phi)
 
 
 def test_empty_rings_are_named():
