@@ -11,7 +11,14 @@ import pytest
 from hpctrain.launch.local import mpiexec
 
 TESTS = Path(__file__).parents[1]
-FILES = [TESTS / name for name in ("parallel/test_communicator.py", "training/test_equivalence.py")]
+FILES = [
+    TESTS / name
+    for name in (
+        "parallel/test_communicator.py",
+        "parallel/test_mpi_torch.py",
+        "training/test_equivalence.py",
+    )
+]
 
 
 @pytest.fixture
