@@ -26,6 +26,8 @@ SIZES = ("pt", "et", "e", "energy", "pt_rel", "e_rel")
 """Features that a point's area can stand for, the first that there is."""
 MOST_POINTS = 20_000
 """Points of a cloud that are drawn, the hardest."""
+UNCROWDED = 500
+"""Points that have room beside one another; of more, each is drawn smaller."""
 JET_LABELS = 6
 """Jets of an event that have their pT and mass written on them, the hardest."""
 
@@ -277,6 +279,7 @@ def _scatter(axis: Axes, event: Event, cloud: Cloud) -> None:
         items = items[np.argsort(-items[:, cloud.size], kind="stable")][:MOST_POINTS]
         size = np.maximum(items[:, cloud.size], 0)
         area = 2.5 + 160 * size / max(float(size.max(initial=0)), np.finfo(np.float32).tiny)
+        area *= min(1.0, UNCROWDED / max(1, len(items)))
         label += f", area ∝ {cloud.size_name}"
     axis.scatter(
         items[:, cloud.x], items[:, cloud.y], s=area, color=cloud.colour, alpha=0.75, linewidths=0,
