@@ -111,6 +111,7 @@ class PythiaHbb(Generation):
         return {
             "label": pythia_label(f"particle level, {SMEARING_LABEL}"),
             "class_names": list(self.classes),
+            "units": {"pt": "GeV", "mass": "GeV", "groomed_mass": "GeV"},
             "jets": f"anti-kT R={c.radius:g} of all visible final-state particles, "
             f"{c.jet_pt[0]:g} < pT < {c.jet_pt[1]:g} GeV, |eta| < {c.jet_eta_max:g}; one of each event at most; "
             f"signal within {0.5 * c.radius:g} of the Higgs boson",

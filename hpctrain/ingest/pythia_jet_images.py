@@ -137,6 +137,7 @@ class PythiaJetImages(Generation):
         return {
             "label": pythia_label("particle level, no detector"),
             "class_names": list(self.classes),
+            "units": {"pt": "GeV", "mass": "GeV"},
             "jets": f"anti-kT R={c.radius:g} of all visible final-state particles, trimmed (kT R={TRIM_RADIUS:g}, pT "
             f"fraction {TRIM_FRACTION:g}), {c.jet_pt[0]:g} < pT < {c.jet_pt[1]:g} GeV, {c.jet_mass[0]:g} < m < "
             f"{c.jet_mass[1]:g} GeV, |eta| < {c.jet_eta_max:g}; one of each event at most; signal within "

@@ -113,6 +113,7 @@ class PythiaJets(Generation):
         return {
             "label": pythia_label("particle level, no detector"),
             "class_names": [JET_CLASS_NAMES[name] for name in c.classes],
+            "units": {"px": "GeV", "py": "GeV", "pz": "GeV", "e": "GeV", "pt": "GeV", "mass": "GeV"},
             "jets": f"anti-kT R={c.radius:g} of all visible final-state particles, "
             f"{c.jet_pt[0]:g} < pT < {c.jet_pt[1]:g} GeV, |eta| < {c.jet_eta_max:g}; one of each event at most",
             "classes_by": f"parton of the hard process within {0.5 * c.radius:g} of the jet's axis, one to one",

@@ -121,7 +121,7 @@ def _page(dataset: ShardDataset, width: float, height: float) -> tuple[Figure, A
     notes = [f"{name}: {dataset.provenance[name]}" for name in dataset.fields if _is_note(name, dataset)]
     lines = [
         plain(textwrap.fill(str(label), letters)),
-        *(plain(textwrap.shorten(note, letters, placeholder=" …")) for note in notes),
+        *(plain(textwrap.fill(note, letters, max_lines=2, placeholder=" …")) for note in notes),
     ]
     count = sum(text.count("\n") + 1 for text in lines)
     top_height = 0.45 + 0.17 * count
@@ -213,7 +213,8 @@ def _distributions(dataset: ShardDataset, rows: NDArray[np.int64]) -> Figure:
     for axis in axes[len(series) :]:
         axis.set_visible(False)
     if names and len(series):
-        axes[0].legend()
+        handles, labels = axes[0].get_legend_handles_labels()
+        body.legend(handles, labels, loc="outside upper right", ncols=len(labels))
     letters = int(figure.get_figwidth() * 15)
     lines = [line for text in told for line in textwrap.wrap(text, letters)]
     body.supxlabel(plain("\n".join(lines[:MOST_LINES])), fontsize=8.5, color=MUTED)

@@ -30,6 +30,8 @@ ETA_REACH = 6.0
 """Widest |η| of a panel of particles; how many lie beyond is told."""
 TAIL = 5
 """Hits are drawn over what 98% of them span, when all of them span more than so many times that."""
+UNCROWDED = 500
+"""Points that have room beside one another; of more, each is drawn smaller."""
 JET_LABELS = 6
 """Jets of an event that have their pT and mass written on them, the hardest."""
 
@@ -306,6 +308,7 @@ def _scatter(
         items = items[np.argsort(-items[:, cloud.size], kind="stable")][:MOST_POINTS]
         size = np.maximum(items[:, cloud.size], 0)
         area = 2.5 + 160 * size / max(float(size.max(initial=0)), np.finfo(np.float32).tiny)
+        area *= min(1.0, UNCROWDED / max(1, len(items)))
         label += f", area ∝ {cloud.size_name}"
     axis.scatter(
         items[:, cloud.x], items[:, cloud.y], s=area, color=cloud.colour, alpha=0.75, linewidths=0,
