@@ -37,12 +37,13 @@ def run(command, **environment) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "ranks"), [("mpi", 3), ("mpi", 4), ("gloo", 2), ("gloo", 3), ("gloo", 4)])
 def test_every_engine_at_every_size(engine, ranks, meeting):
     pytest_ = [
