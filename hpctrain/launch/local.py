@@ -115,9 +115,10 @@ class Processes:
         if self._first_dead is None:
             with contextlib.suppress(OSError), self.log.open(errors="replace") as stream:
                 ranks = re.findall(RANK_LINE.format(rank=r"(\d+)", pid=r"(\d+)"), stream.read(65536))
-                dead = [int(rank) for rank, pid in ranks if not _lives(int(pid))]
-                if len(dead) == 1 and len(ranks) > 1:
-                    self._first_dead = dead[0]
+                # Looked at twice: the second look tells one that died alone from the first seen of many.
+                once, twice = ([int(rank) for rank, pid in ranks if not _lives(int(pid))] for _ in range(2))
+                if len(once) == 1 and once == twice and len(ranks) > 1:
+                    self._first_dead = once[0]
 
     def _leaving(self, codes: list[int | None]) -> int | None:
         """Ranks that stop together end one after the other; the rest of a rank that ended alone is stopped."""

@@ -108,6 +108,28 @@ time.sleep(60)
     assert job.killed_by() == signal.SIGKILL
 
 
+def test_a_rank_that_dies_before_all_have_met_is_named_whatever_mpiexec_says(tmp_path):
+    """MPICH then ends the others by the same signal and names any of them."""
+    program = """
+import os, sys, time
+rank = os.environ["PMI_RANK"]
+sys.stdout.write(f"rank {rank} is process {os.getpid()}\\n")
+sys.stdout.flush()
+time.sleep(60)
+"""
+    log = tmp_path / "log"
+    job = Processes(
+        [local._spawn([mpiexec(), "-n", "2", sys.executable, "-u", "-c", program], dict(os.environ), log)],
+        log,
+    )
+    while len(ranks := dict(re.findall(r"rank (\d) is process (\d+)\n", log.read_text()))) < 2:
+        assert job.poll() is None
+        time.sleep(0.02)
+    os.kill(int(ranks["1"]), signal.SIGKILL)
+    assert wait(job) != 0
+    assert job.obituary() == "rank 1 ended: Killed (signal 9)"
+
+
 def test_no_mpiexec_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
