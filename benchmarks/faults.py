@@ -51,6 +51,8 @@ class Fault:
     """What hpctrain said."""
     left: int = 0
     """Ranks that still lived 30 s after the signal."""
+    named: bool | None = None
+    """Whether that line names the rank, for those that a rank cannot survive."""
     same: bool | None = None
     """Whether the run it happened to ended with the bits of the uninterrupted one."""
 
@@ -171,6 +173,8 @@ def strike(training: Training, fault: Fault, dice: random.Random) -> bool:
     fault.seconds = time.monotonic() - struck
     fault.code = process.returncode
     fault.line = (errors.strip().splitlines() or [""])[-1]
+    if fault.target != "hpctrain" and fault.signal in {"SIGKILL", "SIGSTOP"}:
+        fault.named = f"{fault.target} " in fault.line
     while (left := [p for p in pids.values() if _lives(p)]) and time.monotonic() - struck < 30:
         time.sleep(0.05)
     fault.left = len(left)
@@ -195,9 +199,9 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def draw(dice: random.Random, engine: str, ranks: int) -> Fault:
+def draw(dice: random.Random, engine: str, ranks: int, signals: list[str]) -> Fault:
     """A fault: which signal, to whom, when."""
-    name = dice.choice(SIGNALS)
+    name = dice.choice(signals)
     targets = [f"rank {r}" for r in range(ranks)]
     # A stopped hpctrain is only paused, and a rank that is stopped before ranks meet is the engine's to notice.
     target = dice.choice(targets if name == "SIGSTOP" else [*targets, "hpctrain"])
@@ -208,8 +212,8 @@ def draw(dice: random.Random, engine: str, ranks: int) -> Fault:
 def table(faults: list[Fault]) -> str:
     """Markdown: a row a signal and number of ranks."""
     rows = [
-        "| signal | ranks | faults | exit codes | to the end of hpctrain, median (longest) s | ranks left | continued to the same bits |",
-        "|---|---|---|---|---|---|---|",
+        "| signal | ranks | faults | exit codes | to the end of hpctrain, median (longest) s | rank named | ranks left | continued to the same bits |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in SIGNALS:
         for ranks in sorted({f.ranks for f in faults}):
@@ -221,10 +225,15 @@ def table(faults: list[Fault]) -> str:
                 seconds = [f.seconds for f in some]
                 rows.append(
                     f"| {name} | {ranks} | {len(some)} | {codes} | {statistics.median(seconds):.1f} ({max(seconds):.1f}) "
-                    f"| {sum(f.left for f in some)} | {sum(bool(f.same) for f in some)} |"
+                    f"| {_named(some)} | {sum(f.left for f in some)} | {sum(bool(f.same) for f in some)} |"
                 )
     good = sum(bool(f.same) for f in faults)
     return "\n".join([*rows, "", f"{len(faults)} faults, {good} continued to the same bits."])
+
+
+def _named(faults: list[Fault]) -> str:
+    asked = [f.named for f in faults if f.named is not None]
+    return f"{sum(asked)} of {len(asked)}" if asked else "–"
 
 
 def main() -> None:
@@ -232,6 +241,7 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=50, help="faults in all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--signals", nargs="+", default=list(SIGNALS), choices=SIGNALS)
     parser.add_argument("--engines", nargs="+", default=["mpi", "gloo"])
     parser.add_argument("--faults-per-run", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no new run after so long")
@@ -258,7 +268,7 @@ def main() -> None:
             training = Training(folder, f"run-{number}", data, engine, ranks)
             met: list[Fault] = []
             for _ in range(min(options.faults_per_run, options.number - len(faults))):
-                fault = draw(dice, engine, ranks)
+                fault = draw(dice, engine, ranks, options.signals)
                 if not strike(training, fault, dice):
                     print(
                         f"    {fault.signal} at {fault.moment}: the run ended before it came (code {fault.code})"
@@ -281,7 +291,7 @@ def main() -> None:
                     {"machine": line, "seed": options.seed, "faults": [vars(f) for f in faults]},
                 )
     print(f"\n{table(faults)}")
-    sys.exit(0 if faults and all(f.same and not f.left for f in faults) else 1)
+    sys.exit(0 if faults and all(f.same and not f.left and f.named in {None, True} for f in faults) else 1)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def test_a_rank_that_dies_at_start_is_named(tiny, tmp_path):
     began = time.monotonic()
     result = hpctrain("train", tmp_path / "copy", "task.model.kind=deadly", "--force", env=environment)
     assert time.monotonic() - began < 60
-    refused(result, "train: rank 1 ended: Killed (signal 9)")
+    refused(result, "train: rank 1 was killed by signal 9 (SIGKILL)")
     assert (tmp_path / "copy" / "data" / "train" / "dataset.json").exists()
     assert (
         hpctrain("train", tmp_path / "copy", "task.model.kind=whole_detector_cnn", "--force").returncode == 0

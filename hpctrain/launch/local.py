@@ -25,6 +25,13 @@ _PATIENCE_S = 8.0
 """How long processes may take to end when told to."""
 RANK_LINE = "rank {rank} is process {pid}"
 """What every rank prints first."""
+_LOST_LINE = "rank {rank} was killed by signal {signal}"
+_REAPER = (
+    '"$@"; code=$?; [ $code -le 128 ] || '
+    f'echo "{_LOST_LINE.format(rank="${PMI_RANK:-$OMPI_COMM_WORLD_RANK}", signal="$((code - 128))")}"; exit $code'
+)
+"""Between mpiexec and each rank: who died first is known to its parent alone. mpiexec ends the others in the same way at
+once, and names any of them when they have not all met."""
 STARTED_RANKS = "HPCTRAIN_STARTED_RANKS"
 """Tells each rank how many were started: one that sees fewer does not understand its launcher."""
 
@@ -65,7 +72,7 @@ class LocalLauncher:
         }
         command = [sys.executable, "-m", "hpctrain", *arguments]
         if ranks > 1 and self.engine.kind == "mpi":
-            command = [mpiexec(), "-n", str(ranks), *command]
+            command = [mpiexec(), "-n", str(ranks), *reaped(command)]
         if ranks == 1 or self.engine.kind == "mpi":
             return Processes([_spawn(command, environment, log)], log)
         meeting = {
@@ -94,10 +101,15 @@ class Processes:
         self.log = log
         self._failed: int | None = None
         self._leaving_since: float | None = None
-        self._first_dead: int | None = None
+        self._lost: tuple[int, int] | None = None
+        """Rank, and the signal that killed it."""
+        self._read = 0
 
     def poll(self) -> int | None:
-        self._look_for_the_first_dead()
+        if self._failed is None and self._lost is None and self._look_for_a_lost_rank():
+            self.stop()
+        if self._lost is not None:
+            return 128 + self._lost[1]
         codes = [process.poll() for process in self.processes]
         if self._failed is None and stopping.GO_ON_LATER in codes:
             return self._leaving(codes)
@@ -110,15 +122,16 @@ class Processes:
             return self.processes[self._failed].returncode
         return None if None in codes else 0
 
-    def _look_for_the_first_dead(self) -> None:
-        """While ranks have not all met, mpiexec ends the others late and then names any of them."""
-        if self._first_dead is None:
-            with contextlib.suppress(OSError), self.log.open(errors="replace") as stream:
-                ranks = re.findall(RANK_LINE.format(rank=r"(\d+)", pid=r"(\d+)"), stream.read(65536))
-                # Looked at twice: the second look tells one that died alone from the first seen of many.
-                once, twice = ([int(rank) for rank, pid in ranks if not _lives(int(pid))] for _ in range(2))
-                if len(once) == 1 and once == twice and len(ranks) > 1:
-                    self._first_dead = once[0]
+    def _look_for_a_lost_rank(self) -> bool:
+        """Read on in the log for the word of a reaper."""
+        with contextlib.suppress(OSError), self.log.open("rb") as stream:
+            stream.seek(max(0, self._read - 100))
+            text = stream.read()
+            self._read = stream.tell()
+            line = _LOST_LINE.format(rank=r"(\d+)", signal=r"(\d+)") + "\n"
+            found = re.search(line.encode(), text)
+            self._lost = (int(found[1]), int(found[2])) if found else None
+        return self._lost is not None
 
     def _leaving(self, codes: list[int | None]) -> int | None:
         """Ranks that stop together end one after the other; the rest of a rank that ended alone is stopped."""
@@ -157,34 +170,25 @@ class Processes:
                 os.kill(pid, signum)
 
     def killed_by(self) -> int | None:
+        if self._lost is not None:
+            return self._lost[1]
         code = self.processes[self._failed or 0].returncode
-        if code is not None and code < 0:
-            return -code
-        banner = re.search(r"EXIT STRING: .*\(signal (\d+)\)", self._text())
-        return int(banner[1]) if banner else None
-
-    def _text(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        return -code if code is not None and code < 0 else None
 
     def obituary(self) -> str:
-        # MPICH's mpiexec kills the other ranks by itself when one dies, and tells which process that was; each
-        # of our ranks wrote its process number when it started.
-        text = self._text()
-        banner = re.search(r"PID (\d+) RUNNING AT .*\n=\s+EXIT CODE: (\d+)", text)
-        if banner:
-            line = RANK_LINE.format(rank=r"(\d+)", pid=banner[1])
-            rank_line = re.search(rf"{line}(?!\d)", text)
-            who = f"rank {rank_line[1]}" if rank_line else "a rank, at its start,"
-            if self._first_dead is not None:
-                who = f"rank {self._first_dead}"
-            how = re.search(r"EXIT STRING: (.+)", text)
-            return f"{who} ended: {how[1] if how else 'exit code ' + banner[2]}"
         rank = self._failed or 0
         code = self.processes[rank].returncode
-        who = f"rank {rank}" if len(self.processes) > 1 else "the process"
+        if self._lost is not None:
+            rank, code = self._lost[0], -self._lost[1]
+        who = f"rank {rank}" if len(self.processes) > 1 or self._lost is not None else "the process"
         if code is not None and code < 0:
             return f"{who} was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"{who} ended with exit code {code}"
+
+
+def reaped(command: list[str]) -> list[str]:
+    """``command`` under a shell that writes into the log when it was killed, and as which rank."""
+    return ["sh", "-c", _REAPER, "sh", *command]
 
 
 def _lives(pid: int) -> bool:

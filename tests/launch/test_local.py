@@ -9,7 +9,7 @@ import pytest
 
 from hpctrain.errors import UserError
 from hpctrain.launch import local
-from hpctrain.launch.local import LocalLauncher, Processes, mpiexec
+from hpctrain.launch.local import LocalLauncher, Processes, mpiexec, reaped
 
 
 def spawn(tmp_path, *programs):
@@ -89,45 +89,33 @@ def wait_until_gone(pid):
         time.sleep(0.02)
 
 
-def test_mpich_names_the_rank_that_died(tmp_path):
-    program = """
-import os, time
-from mpi4py import MPI
-print(f"rank {MPI.COMM_WORLD.rank} is process {os.getpid()}", flush=True)
-MPI.COMM_WORLD.Barrier()
-if MPI.COMM_WORLD.rank == 1:
-    os.kill(os.getpid(), 9)
-time.sleep(60)
-"""
-    log = tmp_path / "log"
-    job = Processes(
-        [local._spawn([mpiexec(), "-n", "2", sys.executable, "-c", program], dict(os.environ), log)], log
-    )
-    assert wait(job) != 0
-    assert job.obituary() == "rank 1 ended: Killed (signal 9)"
-    assert job.killed_by() == signal.SIGKILL
-
-
-def test_a_rank_that_dies_before_all_have_met_is_named_whatever_mpiexec_says(tmp_path):
-    """MPICH then ends the others by the same signal and names any of them."""
-    program = """
+TWO = """
 import os, sys, time
-rank = os.environ["PMI_RANK"]
-sys.stdout.write(f"rank {rank} is process {os.getpid()}\\n")
-sys.stdout.flush()
+from mpi4py import MPI
+if {meet}:
+    MPI.Init()
+    MPI.COMM_WORLD.Barrier()
+sys.stdout.write(f"rank {{os.environ['PMI_RANK']}} is process {{os.getpid()}}\\n")
 time.sleep(60)
 """
+
+
+@pytest.mark.parametrize("meet", [True, False], ids=["in work", "before all have met"])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_rank_that_died_under_mpiexec_is_named(tmp_path, meet, rank):
+    program = "import mpi4py; mpi4py.rc.initialize = False\n" + TWO.format(meet=meet)
     log = tmp_path / "log"
-    job = Processes(
-        [local._spawn([mpiexec(), "-n", "2", sys.executable, "-u", "-c", program], dict(os.environ), log)],
-        log,
-    )
+    command = [mpiexec(), "-n", "2", *reaped([sys.executable, "-u", "-c", program])]
+    job = Processes([local._spawn(command, dict(os.environ), log)], log)
     while len(ranks := dict(re.findall(r"rank (\d) is process (\d+)\n", log.read_text()))) < 2:
         assert job.poll() is None
         time.sleep(0.02)
-    os.kill(int(ranks["1"]), signal.SIGKILL)
-    assert wait(job) != 0
-    assert job.obituary() == "rank 1 ended: Killed (signal 9)"
+    os.kill(int(ranks[rank]), signal.SIGKILL)
+    assert wait(job) == 128 + signal.SIGKILL
+    assert job.obituary() == f"rank {rank} was killed by signal 9 (SIGKILL)"
+    assert job.killed_by() == signal.SIGKILL
+    for pid in ranks.values():
+        wait_until_gone(int(pid))
 
 
 def test_no_mpiexec_says_how_to_get_one(tmp_path, monkeypatch):

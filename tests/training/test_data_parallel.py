@@ -92,7 +92,7 @@ def test_a_killed_rank_ends_the_job_and_the_run_goes_on_bit_for_bit(toy_run, ran
         assert time.monotonic() - started < 30, "the other rank did not notice"
         time.sleep(0.05)
     assert code != 0
-    assert f"rank {rank} ended: Killed" in job.obituary()
+    assert f"rank {rank} was killed by signal 9" in job.obituary()
     seen = Checkpoints(run.checkpoints).latest()["step"]
     assert 0 < seen < whole["step"]
     continued = train(run)
