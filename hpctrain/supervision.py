@@ -29,7 +29,7 @@ def supervise(
     log: Path,
     warned: stopping.Warned,
     show: Callable[[dict[str, Any]], None],
-    look: Callable[[], None],
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Wait until every rank has succeeded; ``show`` is told of their progress, ``look`` is called again and again.
 
