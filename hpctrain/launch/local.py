@@ -25,13 +25,13 @@ _PATIENCE_S = 8.0
 """How long processes may take to end when told to."""
 RANK_LINE = "rank {rank} is process {pid}"
 """What every rank prints first."""
-_LOST_LINE = "rank {rank} was killed by signal {signal}"
+_END_LINE = "rank {rank} ended with {code}"
 _REAPER = (
-    '"$@"; code=$?; [ $code -le 128 ] || '
-    f'echo "{_LOST_LINE.format(rank="${PMI_RANK:-$OMPI_COMM_WORLD_RANK}", signal="$((code - 128))")}"; exit $code'
+    '"$@"; code=$?; [ $code -eq 0 ] || '
+    f'echo "{_END_LINE.format(rank="${PMI_RANK:-$OMPI_COMM_WORLD_RANK}", code="$code")}"; exit $code'
 )
-"""Between mpiexec and each rank: who died first is known to its parent alone. mpiexec ends the others in the same way at
-once, and names any of them when they have not all met."""
+"""Between mpiexec and each rank: who ended first, and how, is known to its parent alone. mpiexec kills the others at once,
+and names any of them when they have not all met."""
 STARTED_RANKS = "HPCTRAIN_STARTED_RANKS"
 """Tells each rank how many were started: one that sees fewer does not understand its launcher."""
 
@@ -71,10 +71,11 @@ class LocalLauncher:
             "PYTHONUNBUFFERED": "1",
         }
         command = [sys.executable, "-m", "hpctrain", *arguments]
+        since = log.stat().st_size if log.exists() else 0
         if ranks > 1 and self.engine.kind == "mpi":
             command = [mpiexec(), "-n", str(ranks), *reaped(command)]
         if ranks == 1 or self.engine.kind == "mpi":
-            return Processes([_spawn(command, environment, log)], log)
+            return Processes([_spawn(command, environment, log)], log, since=since)
         meeting = {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
@@ -90,55 +91,62 @@ class LocalLauncher:
                 for r in range(ranks)
             ],
             log,
+            since=since,
         )
 
 
 class Processes:
     """Processes that live and die together: when one fails, the others are stopped."""
 
-    def __init__(self, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
+    def __init__(self, processes: list[subprocess.Popen[bytes]], log: Path, *, since: int = 0) -> None:
         self.processes = processes
         self.log = log
         self._failed: int | None = None
         self._leaving_since: float | None = None
-        self._lost: tuple[int, int] | None = None
-        """Rank, and the signal that killed it."""
-        self._read = 0
+        self._ended: tuple[int, int] | None = None
+        """The first rank of mpiexec that failed, and its exit code as a shell has it."""
+        self._stopped = False
+        self._read = self._since = since
+        """The log before this is of earlier jobs."""
 
     def poll(self) -> int | None:
-        if self._failed is None and self._lost is None and self._look_for_a_lost_rank():
-            self.stop()
-        if self._lost is not None:
-            return 128 + self._lost[1]
+        if self._failed is None and self._ended is None:
+            self._look_for_an_end()
         codes = [process.poll() for process in self.processes]
-        if self._failed is None and stopping.GO_ON_LATER in codes:
+        if self._failed is None and stopping.GO_ON_LATER in [*codes, self._ended and self._ended[1]]:
             return self._leaving(codes)
+        if self._ended is not None:
+            self._stop_once()
+            return self._ended[1]
         # The one that was killed comes first: the others failed because of it.
         failed = sorted((rank for rank, code in enumerate(codes) if code), key=lambda rank: codes[rank] > 0)  # type: ignore[operator]
         if failed and self._failed is None:
             self._failed = failed[0]
-            self.stop()
+            self._stop_once()
         if self._failed is not None:
             return self.processes[self._failed].returncode
         return None if None in codes else 0
 
-    def _look_for_a_lost_rank(self) -> bool:
+    def _look_for_an_end(self) -> None:
         """Read on in the log for the word of a reaper."""
         with contextlib.suppress(OSError), self.log.open("rb") as stream:
-            stream.seek(max(0, self._read - 100))
+            stream.seek(max(self._since, self._read - 100))
             text = stream.read()
             self._read = stream.tell()
-            line = _LOST_LINE.format(rank=r"(\d+)", signal=r"(\d+)") + "\n"
-            found = re.search(line.encode(), text)
-            self._lost = (int(found[1]), int(found[2])) if found else None
-        return self._lost is not None
+            found = re.search((_END_LINE.format(rank=r"(\d+)", code=r"(\d+)") + "\n").encode(), text)
+            self._ended = (int(found[1]), int(found[2])) if found else None
+
+    def _stop_once(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self.stop()
 
     def _leaving(self, codes: list[int | None]) -> int | None:
         """Ranks that stop together end one after the other; the rest of a rank that ended alone is stopped."""
         self._leaving_since = self._leaving_since or time.monotonic()
         if None in codes and time.monotonic() - self._leaving_since < _PATIENCE_S:
             return None
-        self.stop()
+        self._stop_once()
         return stopping.GO_ON_LATER
 
     def stop(self) -> None:
@@ -169,25 +177,28 @@ class Processes:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
+    def _first(self) -> tuple[int, int | None]:
+        """The rank that failed first, and its exit code; negative: the signal that killed it."""
+        if self._ended is not None:
+            rank, code = self._ended
+            return rank, (128 - code if code > 128 else code)
+        rank = self._failed or 0
+        return rank, self.processes[rank].returncode
+
     def killed_by(self) -> int | None:
-        if self._lost is not None:
-            return self._lost[1]
-        code = self.processes[self._failed or 0].returncode
+        _, code = self._first()
         return -code if code is not None and code < 0 else None
 
     def obituary(self) -> str:
-        rank = self._failed or 0
-        code = self.processes[rank].returncode
-        if self._lost is not None:
-            rank, code = self._lost[0], -self._lost[1]
-        who = f"rank {rank}" if len(self.processes) > 1 or self._lost is not None else "the process"
+        rank, code = self._first()
+        who = f"rank {rank}" if len(self.processes) > 1 or self._ended is not None else "the process"
         if code is not None and code < 0:
             return f"{who} was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"{who} ended with exit code {code}"
 
 
 def reaped(command: list[str]) -> list[str]:
-    """``command`` under a shell that writes into the log when it was killed, and as which rank."""
+    """``command`` under a shell that writes into the log how it failed, and as which rank."""
     return ["sh", "-c", _REAPER, "sh", *command]
 
 

@@ -118,6 +118,20 @@ def test_the_rank_that_died_under_mpiexec_is_named(tmp_path, meet, rank):
         wait_until_gone(int(pid))
 
 
+@pytest.mark.parametrize(("code", "words"), [(2, "rank 1 ended with exit code 2"), (75, "")])
+def test_the_code_of_the_first_under_mpiexec_is_that_of_the_job(tmp_path, code, words):
+    """mpiexec itself may well end with that of a rank it killed."""
+    program = f"import os, time; os._exit({code}) if os.environ['PMI_RANK'] == '1' else time.sleep(60)"
+    log = tmp_path / "log"
+    log.write_text("rank 0 ended with 137\n")  # an earlier job
+    command = [mpiexec(), "-n", "2", *reaped([sys.executable, "-c", program])]
+    since = log.stat().st_size
+    job = Processes([local._spawn(command, dict(os.environ), log)], log, since=since)
+    assert wait(job, limit=40) == code
+    assert words in job.obituary()
+    assert job.killed_by() is None
+
+
 def test_no_mpiexec_says_how_to_get_one(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
