@@ -110,7 +110,7 @@ def _watch_parent() -> None:
     parent = int(os.environ.get("HPCTRAIN_PARENT", "0"))
 
     def watch() -> None:
-        while _lives(parent):
+        while lives(parent):
             time.sleep(0.5)
         os._exit(1)
 
@@ -118,7 +118,8 @@ def _watch_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether a process of this machine is still at work; one that ended and was not asked how is not."""
     try:
         # "pid (name) state …"; a zombie has ended, only nobody asked how.
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}

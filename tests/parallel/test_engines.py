@@ -67,7 +67,8 @@ from hpctrain.parallel.communicator import connect
 from hpctrain import registry
 import sys
 world = connect(registry.find("engines", sys.argv[1]).Config())
-print("sum", int(world.all_reduce(torch.tensor([world.rank + 1])).item()), flush=True)
+total = int(world.all_reduce(torch.tensor([world.rank + 1])).item())
+print(f"sum {total}\\n", end="", flush=True)  # one write: torchrun's ranks share an unbuffered pipe
 world.close()
 """
 
