@@ -53,7 +53,7 @@ def ours(build: Callable[[], nn.Module], batches: list[dict[str, torch.Tensor]])
 
     def loss(batch: dict[str, torch.Tensor]) -> LossSum:
         losses = functional.cross_entropy(model(batch["x"]), batch["y"], reduction="sum")
-        return LossSum(losses, torch.tensor(float(len(batch["x"]))))
+        return LossSum(losses, float(len(batch["x"])))
 
     phase = Phase("classify", list(model.parameters()), loss)
     trainer = Trainer([phase], [torch.optim.Adam(phase.parameters, lr=1e-3)], SingleCommunicator())

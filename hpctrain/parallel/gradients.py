@@ -13,16 +13,24 @@ from hpctrain.parallel.communicator import Communicator
 from hpctrain.registry import register
 
 State = dict[str, Any]
+Numbers = Sequence[float] | Tensor
+"""Some numbers of this rank: floats, or float64 (k,) on the device where that must not be waited for."""
 
 
 class GradientSum(Protocol):
     """Sums the gradients of some parameters over ranks. Every rank does the same calls."""
 
+    @property
+    def flats(self) -> Sequence[Tensor]:
+        """After ``finish`` all gradients, one after the other: every ``grad`` is a view of a part of one of these. What
+        has no gradient is zero there."""
+        ...
+
     def overlapping(self) -> AbstractContextManager[None]:
         """For the backward pass that completes the gradients: those that are ready may start on their way in it."""
         ...
 
-    def finish(self, extra: Tensor) -> list[float]:
+    def finish(self, extra: Numbers) -> list[float]:
         """Make every ``grad`` the sum over ranks; returns the sums of ``extra`` (k,), which rides along. Its second
         number is the weight of this rank's samples.
 
@@ -48,7 +56,7 @@ class Bucket:
         self.parameters = parameters
         length = sum(p.numel() for p in parameters)
         self.flat = torch.zeros(length + room, dtype=first.dtype, device=first.device)
-        self.rest = self.flat[length:]
+        self.gradients, self.rest = self.flat[:length], self.flat[length:]
         self.views: list[Tensor] = []
         start = 0
         for p in parameters:
@@ -59,13 +67,17 @@ class Bucket:
 
     def fill(self) -> None:
         """Copy every gradient to its place; zeros where there is none."""
+        found = [p.grad for p in self.parameters if p.grad is not None]
+        if len(found) == len(self.views):
+            torch._foreach_copy_(self.views, found)
+            return
         for p, view in zip(self.parameters, self.views, strict=True):
             if p.grad is None:
                 view.zero_()
             else:
                 view.copy_(p.grad)
 
-    def give(self, counts: Sequence[float]) -> None:
+    def give(self, counts: Sequence[object]) -> None:
         """Make each view the ``grad`` of its parameter, if any rank had one."""
         for p, view, count in zip(self.parameters, self.views, counts, strict=True):
             p.grad = view if count else None
@@ -91,9 +103,13 @@ class BucketedSum:
         self._bucket_of = {p: bucket for bucket in self.buckets for p in bucket.parameters}
         self._on_their_way: list[tuple[Tensor, Callable[[], None]]] = []
         self._completing = False
-        if overlap and len(self.buckets) > 1:
+        if overlap and len(self.buckets) > 1 and communicator.size > 1:
             for p in self._bucket_of:
                 p.register_post_accumulate_grad_hook(self._ready)  # type: ignore[no-untyped-call]
+
+    @property
+    def flats(self) -> list[Tensor]:
+        return [bucket.gradients for bucket in self.buckets]
 
     @contextmanager
     def overlapping(self) -> Iterator[None]:
@@ -119,7 +135,9 @@ class BucketedSum:
         message = bucket.flat if self.rounded_to is None else bucket.flat.to(self.rounded_to)
         self._on_their_way.append((message, self.communicator.start_all_reduce(message)))
 
-    def finish(self, extra: Tensor) -> list[float]:
+    def finish(self, extra: Numbers) -> list[float]:
+        if self.communicator.size == 1:
+            return alone(self.buckets, extra)
         riding = rider(self.buckets, extra)
         last = self.buckets[-1]
         if self.rounded_to is None:
@@ -163,12 +181,21 @@ def buckets(parameters: Sequence[nn.Parameter], bucket_bytes: float, *, room: in
     return [Bucket(group, r) for group, r in zip(groups, rooms, strict=True)]
 
 
-def rider(buckets: Sequence[Bucket], extra: Tensor) -> Tensor:
+def alone(buckets: Sequence[Bucket], extra: Numbers) -> list[float]:
+    """What ``finish`` does on a single rank."""
+    for bucket in buckets:
+        bucket.fill()
+        bucket.give([p.grad is not None for p in bucket.parameters])
+    return extra.tolist() if isinstance(extra, Tensor) else list(extra)
+
+
+def rider(buckets: Sequence[Bucket], extra: Numbers) -> Tensor:
     """Which parameters have a gradient here, then ``extra``: float64, on the device of the last bucket."""
-    seen = torch.tensor(
-        [float(p.grad is not None) for b in buckets for p in b.parameters], dtype=torch.float64
-    )
-    return torch.cat([seen.to(buckets[-1].flat.device), extra.to(buckets[-1].flat.device, torch.float64)])
+    device = buckets[-1].flat.device
+    seen = [float(p.grad is not None) for b in buckets for p in b.parameters]
+    if isinstance(extra, Tensor):
+        return torch.cat([torch.tensor(seen, dtype=torch.float64).to(device), extra.to(device)])
+    return torch.tensor([*seen, *extra], dtype=torch.float64, device=device)
 
 
 def unload(buckets: Sequence[Bucket], riding: Tensor) -> list[float]:

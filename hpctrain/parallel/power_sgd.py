@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hpctrain.config import ComponentConfig
 from hpctrain.parallel.communicator import Communicator
-from hpctrain.parallel.gradients import State, buckets, rider, unload
+from hpctrain.parallel.gradients import Numbers, State, alone, buckets, rider, unload
 from hpctrain.registry import register
 
 
@@ -49,11 +49,17 @@ class PowerSGD:
         ]
         self._errors = [torch.zeros(size, dtype=view.dtype, device=view.device) for size, view in chosen]
 
+    @property
+    def flats(self) -> list[Tensor]:
+        return [bucket.gradients for bucket in self._buckets]
+
     @contextmanager
     def overlapping(self) -> Iterator[None]:
         yield  # matrices are multiplied when all are there
 
-    def finish(self, extra: Tensor) -> list[float]:
+    def finish(self, extra: Numbers) -> list[float]:
+        if self.communicator.size == 1:
+            return alone(self._buckets, extra)
         for bucket in self._buckets:
             bucket.fill()
         riding = self.communicator.all_reduce(rider(self._buckets, extra))

@@ -19,7 +19,7 @@ class LossSum(NamedTuple):
 
     total: Tensor
     """Scalar, differentiable."""
-    weight: Tensor
+    weight: Tensor | float
     """Scalar."""
 
 

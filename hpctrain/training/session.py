@@ -141,7 +141,7 @@ class Session:
         self.task.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.trainer.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        for sums, saved in zip(self.trainer.sums, state["gradients"], strict=False):
+        for sums, saved in zip(self.trainer.sums, state["gradients"], strict=True):
             sums.load(saved)
         self.precision.load(state["scaler"])
         if self.average is not None:

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from hpctrain.config import ComponentConfig
 from hpctrain.data.batches import Batch, rows_of
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator
-from hpctrain.parallel.gradients import Exact, GradientSum
+from hpctrain.parallel.gradients import Exact, GradientSum, Numbers
 from hpctrain.tasks.base import LossSum, Phase
 from hpctrain.training.precision import Precision
 
@@ -64,13 +64,12 @@ class Trainer:
         self.steps = 0
         self.stop = False
         """Any rank was asked to stop before it ended the last step."""
+        self._ones: Tensor | None = None
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         how = gradients or Exact.Config()
-        self.sums: list[GradientSum] = (
-            [how.build(phase.parameters, communicator, overlap=not every_rank_forward) for phase in phases]
-            if communicator.size > 1
-            else []
-        )
+        self.sums: list[GradientSum] = [
+            how.build(phase.parameters, communicator, overlap=not every_rank_forward) for phase in phases
+        ]
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One update of each phase from this rank's share of a global batch.
@@ -80,12 +79,14 @@ class Trainer:
         """
         results: dict[str, float] = {}
         self.stop = False
-        for number, (phase, optimizer) in enumerate(zip(self.phases, self.optimizers, strict=True)):
-            total, weight = self._backward(number, phase, batch)
+        for phase, optimizer, sums, rates in zip(
+            self.phases, self.optimizers, self.sums, self._rates, strict=True
+        ):
+            total, weight = self._backward(phase, sums, batch)
             mean = total / weight if weight else math.nan
             if not math.isfinite(mean):
                 raise self._not_finite(f"the loss of phase '{phase.name}' is {mean}")
-            norm = self._update(phase, optimizer, weight, self._rates[number])
+            norm = self._update(phase, optimizer, sums, weight, rates)
             results |= {phase.name: mean, "weight": weight, "gradient_norm": norm}
         if self.precision.scaler is not None:
             self.precision.scaler.update()
@@ -94,50 +95,60 @@ class Trainer:
         self.steps += 1
         return results
 
-    def _backward(self, number: int, phase: Phase, batch: Batch) -> tuple[float, float]:
+    def _backward(self, phase: Phase, sums: GradientSum, batch: Batch) -> tuple[float, float]:
         """Gradients of the sum of losses over all ranks, left in ``grad``; that sum, and that of the weights."""
         for parameter in phase.parameters:
             parameter.grad = None
         parts = self._parts(batch)
-        sums = self.sums[number] if self.sums else None
         losses: list[LossSum] = []
         for place, part in enumerate(parts, 1):
             with self.precision.computing():
                 loss = phase.loss(part)
-            overlapping = sums.overlapping() if sums is not None and place == len(parts) else nullcontext()
-            with overlapping:
-                self.precision.scaled(loss.total).backward()  # type: ignore[no-untyped-call]
-            losses.append(LossSum(loss.total.detach(), loss.weight.detach()))
-        extra = self._added_up(losses, float(bool(self.asked_to_stop())))
-        total, weight, asked = sums.finish(extra) if sums is not None else extra.tolist()
+            with sums.overlapping() if place == len(parts) else nullcontext():
+                scaled = self.precision.scaled(loss.total)
+                torch.autograd.backward(scaled, self._one(scaled))
+            losses.append(loss)
+        total, weight, asked = sums.finish(self._added_up(losses, float(bool(self.asked_to_stop()))))
         self.stop = self.stop or asked > 0
         return total, weight
 
-    def _added_up(self, losses: Sequence[LossSum], asked: float) -> Tensor:
+    def _one(self, like: Tensor) -> Tensor:
+        """What a backward pass starts with; made once, not in every step."""
+        if self._ones is None or (self._ones.dtype, self._ones.device) != (like.dtype, like.device):
+            self._ones = torch.ones_like(like)
+        return self._ones
+
+    def _added_up(self, losses: Sequence[LossSum], asked: float) -> Numbers:
         if self.communicator.device.type == "cpu":
-            total, weight = (math.fsum(float(loss[i]) for loss in losses) for i in (0, 1))
-            return torch.tensor([total, weight, asked], dtype=torch.float64)
+            total, weight = 0.0, 0.0
+            for loss in losses:
+                total += loss.total.item()
+                weight += float(loss.weight)
+            return total, weight, asked
         # Nothing waits for a GPU here.
         found = torch.zeros(3, dtype=torch.float64, device=self.communicator.device)
         found[2] = asked
         for loss in losses:
-            found[0] += loss.total
+            found[0] += loss.total.detach()
             found[1] += loss.weight
         return found
 
-    def _update(self, phase: Phase, optimizer: Optimizer, weight: float, rates: Sequence[float]) -> float:
+    def _update(
+        self, phase: Phase, optimizer: Optimizer, sums: GradientSum, weight: float, rates: Sequence[float]
+    ) -> float:
         """From the sum of gradients to the next parameters; the norm of the mean gradient."""
         scaler = self.precision.scaler
         if scaler is not None:
             scaler.unscale_(optimizer)
-        gradients = [p.grad for p in phase.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, weight)
-        norm = nn.utils.get_total_norm(gradients)
-        if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(phase.parameters, self.clip_norm, norm)
-        size = float(norm)
-        if scaler is None and not math.isfinite(size):
-            raise self._not_finite(f"the gradient of phase '{phase.name}' has the norm {size}")
+        for flat in sums.flats:
+            flat.div_(weight)
+        norm = math.hypot(*(float(torch.linalg.vector_norm(flat)) for flat in sums.flats))
+        if not math.isfinite(norm):
+            if scaler is None:
+                raise self._not_finite(f"the gradient of phase '{phase.name}' has the norm {norm}")
+        elif self.clip_norm is not None and norm > self.clip_norm:
+            for flat in sums.flats:
+                flat.mul_(self.clip_norm / norm)
         factor = self.factor(self.steps)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
@@ -145,7 +156,7 @@ class Trainer:
             optimizer.step()
         else:
             scaler.step(optimizer)  # not when a gradient is not finite: the scale was too high
-        return size
+        return norm
 
     def _not_finite(self, what: str) -> NotFinite:
         return NotFinite(
