@@ -10,6 +10,7 @@ from hpctrain.data.batches import Batch, rows_of
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator, sum_gradients
 from hpctrain.tasks.base import Phase
+from hpctrain.training.clock import Clock
 
 
 class Trainer:
@@ -30,11 +31,14 @@ class Trainer:
         after_step: Callable[[], None] | None = None,
         micro_batch_size: int | None = None,
         every_rank_forward: bool = False,
+        clock: Clock | None = None,
     ) -> None:
         """``micro_batch_size``: most samples of one forward and backward pass; None takes a rank's share at once.
 
         ``every_rank_forward``: the losses themselves talk to other ranks (synchronised BatchNorm), so a rank
         whose share is empty computes them too.
+
+        ``clock`` is told the parts of each step; None: nobody reads them.
         """
         if len(phases) != len(optimizers):
             raise ValueError("one optimizer a phase")
@@ -46,6 +50,7 @@ class Trainer:
         self.after_step = after_step
         self.micro_batch_size = micro_batch_size
         self.every_rank_forward = every_rank_forward
+        self.clock = clock or Clock()
         self.steps = 0
         self._rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
 
@@ -56,17 +61,22 @@ class Trainer:
         phase. Raises ``UserError`` when a loss is not finite (parameters are then still those before).
         """
         results: dict[str, float] = {}
+        lap = self.clock.lap
+        lap("other")
         for phase, optimizer, rates in zip(self.phases, self.optimizers, self._rates, strict=True):
             for parameter in phase.parameters:
                 parameter.grad = None
             sums = torch.zeros(2, dtype=torch.float64)
             for part in self._parts(batch):
                 loss = phase.loss(part)
+                lap("forward")
                 loss.total.backward()  # type: ignore[no-untyped-call]
                 sums += torch.stack([loss.total.detach().double(), loss.weight.detach().double()]).cpu()
+                lap("backward")
             total, weight = sum_gradients(
                 phase.parameters, sums.to(phase.parameters[0].device), self.communicator
             )
+            lap("communication")
             mean = float(total / weight)
             if not torch.isfinite(total / weight):
                 raise UserError(
@@ -83,6 +93,7 @@ class Trainer:
             optimizer.step()
             results[phase.name] = mean
             results["weight"] = float(weight)
+            lap("optimiser")
         if self.after_step is not None:
             self.after_step()
         self.steps += 1
