@@ -21,9 +21,11 @@ from hpctrain.parallel.communicator import Communicator, broadcast_state
 from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
 from hpctrain.training.checkpoint import Checkpoints, State
+from hpctrain.training.insight import Insight
 from hpctrain.training.optimizers import schedule_factor
 from hpctrain.training.position import Position
 from hpctrain.training.saving import Saver
+from hpctrain.training.trace import Trace
 from hpctrain.training.trainer import Trainer
 from hpctrain.training.watchdog import Watchdog
 
@@ -77,6 +79,8 @@ class Session:
                 f"{communicator.size}, or a multiple"
             )
         self.position = Position()
+        self.insight = Insight(communicator, active=config.insight)
+        self.trace = Trace(run.traces, communicator.rank, communicator.device, active=run.profile)
         phases = self.task.phases()
         steps = config.epochs * self.order.batches
         self.trainer = Trainer(
@@ -87,6 +91,7 @@ class Session:
             factor=lambda step: schedule_factor(config.schedule, step, steps, config.warmup_steps),
             micro_batch_size=config.micro_batch_size,
             every_rank_forward=batch_norm,
+            clock=self.insight.clock,
         )
         self.identity = _identity(
             experiment.seed,
