@@ -34,6 +34,7 @@ format: $(VENV)/.ready-dev  ## let ruff write it
 
 bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, ranks beside one
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.insight
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.many_shards

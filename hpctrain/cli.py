@@ -109,7 +109,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         stopping.listen()
         from hpctrain.worker import work
 
-        work(options.step, options.run)
+        work(options.step, options.run, profile=options.profile)
         return 0
     if options.command == "data":
         return data_commands.perform(options)
@@ -141,6 +141,7 @@ def _do_steps(options: argparse.Namespace) -> int:
     console = Console(soft_wrap=True)
     with stopping.Warned() as warned, RunDirectory(path).lock():
         run = open_run(path, experiment, names, force=options.force)
+        run.profile = getattr(options, "profile", False)
         with Terminal(console) as display:
             perform(
                 run, names, experiment.launch.build(), display,
@@ -203,6 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker")  # started by the launcher; no help: not for people
     worker.add_argument("step")
     worker.add_argument("run", type=Path)
+    worker.add_argument("--profile", action="store_true")
     return parser
 
 
@@ -227,6 +229,11 @@ def _add_steps(commands: "argparse._SubParsersAction[Any]", name: str, text: str
             "--max-restarts", type=_count, default=0, metavar="N",
             help="go on by itself so many times when a rank is killed or hangs (never after a mistake of yours)",
         )  # fmt: skip
+        command.add_argument(
+            "--profile",
+            action="store_true",
+            help="write a trace of a few training steps into RUN/profile (docs/insight.md)",
+        )
 
 
 def _add_lr_find(commands: "argparse._SubParsersAction[Any]") -> None:

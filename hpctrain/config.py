@@ -81,6 +81,8 @@ class TrackingConfig(Section):
     """Also log to Weights & Biases (needs the extra ``tracking``)."""
     wandb_mode: Literal["offline", "online"] = "offline"
     """``offline`` keeps the record in the run directory (``wandb sync`` sends it later)."""
+    tensorboard: bool = False
+    """Also write event files for TensorBoard, into ``tensorboard/`` of the run directory (extra ``tracking``)."""
     project: str = "hpctrain"
     """Project name at Weights & Biases."""
 

@@ -63,6 +63,8 @@ def perform(
         record = run.step_record(name)
         if record and not force and record["fingerprint"] == inputs and complete(run, step):
             display.skipped(step, record)
+            if run.profile and run.traces.name in step.outputs:
+                display.warned(f"{name} is done, so there is nothing to profile; --force does it again")
             continue
         if warned.signals:
             raise stopped(step, "before it began", f"{warned.signals[0]} to hpctrain")
@@ -190,7 +192,8 @@ def _run_step(
     ranks = launcher.ranks if step.parallel else 1
     display.started(step, ranks, log)
     follower = Follower(run.metrics_path)
-    job = launcher.start(["worker", step.name, str(run.path)], log, parallel=step.parallel)
+    words = ["worker", step.name, str(run.path), *(["--profile"] if run.profile else [])]
+    job = launcher.start(words, log, parallel=step.parallel)
     supervise(run, step, job, log, warned, display.progress, lambda: _show_warnings(follower, display))
     result = read_json(run.logs / f"{step.name}.result.json")
     if result is None:

@@ -6,6 +6,8 @@ runs/NAME/
   metrics.jsonl      metrics of every step
   steps/STEP.json    what each finished step did, with which inputs, how long, how much memory
   logs/              what each step printed
+  profile/           traces of a few training steps, when asked for
+  tensorboard/       event files, when asked for
   data/ checkpoints/ evaluation/ compressed/ firmware/ figures/
   summary.json       the headline figures of every finished step
   report.html
@@ -25,7 +27,7 @@ from hpctrain import machine
 from hpctrain.config import Experiment
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error, read_json, write_atomically, write_json
-from hpctrain.track import Tracker, WandbSink
+from hpctrain.track import Sink, Tracker, sinks
 
 
 class RunDirectory:
@@ -33,6 +35,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, experiment: Experiment | None = None) -> None:
         self.path = path
+        self.profile = False
+        """Whether a trace of a few steps of training is asked for; of this command, not of the run."""
         self._experiment = experiment
 
     @classmethod
@@ -111,6 +115,10 @@ class RunDirectory:
         return self.path / "figures"
 
     @property
+    def traces(self) -> Path:
+        return self.path / "profile"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 
@@ -135,16 +143,14 @@ class RunDirectory:
         return self.logs / f"{step}.hang.json"
 
     def tracker(self, step: str, *, active: bool = True) -> Tracker:
-        """The tracker of a step: JSON lines, and Weights & Biases when the experiment asks for it."""
-        sink = None
-        if active and self.experiment.tracking.wandb:
-            sink = WandbSink(
-                self.experiment.tracking,
-                self.experiment.name,
-                self.path,
-                self.experiment.model_dump(mode="json"),
+        """The tracker of a step: JSON lines, and what else the experiment asks for."""
+        others: list[Sink] = []
+        if active:
+            experiment = self.experiment
+            others = sinks(
+                experiment.tracking, experiment.name, self.path, experiment.model_dump(mode="json")
             )
-        return Tracker(step, self.metrics_path, self.progress_path(step), active=active, sink=sink)
+        return Tracker(step, self.metrics_path, self.progress_path(step), active=active, sinks=others)
 
     def step_record(self, step: str) -> dict[str, Any] | None:
         """What a finished step left (see ``finish_step``), None when it has not finished."""

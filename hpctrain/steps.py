@@ -37,7 +37,14 @@ STEPS: dict[str, Step] = {
     step.name: step
     for step in (
         Step("generate", "Generate events", ("generate",), (), ("data",)),
-        Step("train", "Train", ("training", "task", "data"), ("generate",), ("checkpoints",), parallel=True),
+        Step(
+            "train",
+            "Train",
+            ("training", "task", "data"),
+            ("generate",),
+            ("checkpoints", "profile"),
+            parallel=True,
+        ),
         Step("evaluate", "Evaluate", ("evaluate",), ("train",), ("evaluation",)),
         Step("compress", "Prune and quantise", ("compress",), ("train",), ("compressed",), parallel=True),
         Step("firmware", "Emit firmware", ("firmware",), ("compress",), ("firmware",)),

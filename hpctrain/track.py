@@ -1,4 +1,4 @@
-"""Metrics of a run: JSON lines always, Weights & Biases when asked.
+"""Metrics of a run: JSON lines always, Weights & Biases and TensorBoard when asked.
 
 One process writes (rank 0, or the only one). A line is a flat JSON object with ``time``, ``step`` (of the
 pipeline), ``event`` and the values of that event; lines are never rewritten, so a killed run keeps them all.
@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -30,13 +31,13 @@ class Tracker:
     """Writes the metrics of one step; silent on every rank but the first."""
 
     def __init__(
-        self, step: str, metrics: Path, progress: Path, *, active: bool = True, sink: Sink | None = None
+        self, step: str, metrics: Path, progress: Path, *, active: bool = True, sinks: Sequence[Sink] = ()
     ) -> None:
         self.step = step
         self.active = active
         self._metrics = metrics
         self._progress = progress
-        self._sink = sink if active else None
+        self._sinks = sinks if active else ()
         self._last_progress = 0.0
         # A line torn by a full disk or a kill must not swallow the next one.
         self._mend = b"\n" if active and _is_torn(metrics) else b""
@@ -53,8 +54,10 @@ class Tracker:
             self._mend = b""
         except OSError as error:
             raise as_user_error(error, self._metrics) from error
-        if self._sink is not None:
-            self._sink.log({f"{self.step}/{k}": v for k, v in values.items() if isinstance(v, int | float)})
+        if self._sinks:
+            numbers = {f"{self.step}/{k}": v for k, v in values.items() if isinstance(v, int | float)}
+            for sink in self._sinks:
+                sink.log(numbers)
 
     def warn(self, text: str) -> None:
         """Log what the user should know now: it is shown while the step goes on."""
@@ -75,8 +78,8 @@ class Tracker:
             return  # a courtesy; what matters says by itself that the disk is full
 
     def close(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
+        for sink in self._sinks:
+            sink.close()
 
     def __enter__(self) -> Self:
         return self
@@ -87,17 +90,28 @@ class Tracker:
 
 def require_sinks(config: TrackingConfig) -> None:
     """Raise ``UserError`` when a tracker that is asked for is not installed; imports none."""
-    if config.wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError(
-            "tracking.wandb is on but wandb is not installed", hint="pip install 'hpctrain[tracking]'"
-        )
+    for name in ("wandb", "tensorboard"):
+        if getattr(config, name) and importlib.util.find_spec(name) is None:
+            raise UserError(
+                f"tracking.{name} is on but {name} is not installed", hint="pip install 'hpctrain[tracking]'"
+            )
+
+
+def sinks(config: TrackingConfig, name: str, folder: Path, experiment: dict[str, Any]) -> list[Sink]:
+    """Those that the configuration asks for, of the run ``name`` in ``folder``. Raises ``UserError``."""
+    require_sinks(config)
+    found: list[Sink] = []
+    if config.wandb:
+        found.append(WandbSink(config, name, folder, experiment))
+    if config.tensorboard:
+        found.append(TensorBoardSink(folder / "tensorboard"))
+    return found
 
 
 class WandbSink:
     """Weights & Biases, offline unless the configuration says otherwise."""
 
     def __init__(self, config: TrackingConfig, name: str, folder: Path, experiment: dict[str, Any]) -> None:
-        require_sinks(config)
         import wandb
 
         self._run = wandb.init(
@@ -110,6 +124,30 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+
+
+class TensorBoardSink:
+    """Event files for TensorBoard: what has a step of training stands there, else at its epoch, else one by one."""
+
+    FLUSH_S = 10
+    """A run that is killed loses so many seconds of them at most."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), flush_secs=self.FLUSH_S)
+        self._count = 0
+
+    def log(self, values: dict[str, Any]) -> None:
+        places = {key.rpartition("/")[2]: value for key, value in values.items()}
+        self._count += 1
+        place = places.get("global_step", places.get("epoch", self._count))
+        for key, value in values.items():
+            if key.rpartition("/")[2] not in {"global_step", "epoch"}:
+                self._writer.add_scalar(key, value, place)
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -21,14 +21,15 @@ from hpctrain.run import RunDirectory
 from hpctrain.steps import STEPS
 
 
-def work(name: str, path: Path) -> None:
-    """Do one step as one of its ranks.
+def work(name: str, path: Path, *, profile: bool = False) -> None:
+    """Do one step as one of its ranks; ``profile``: training leaves a trace of a few steps.
 
     Ends the process with exit code 2 (user's mistake) or 1 when it fails, ``stopping.GO_ON_LATER`` when it stopped
     because it was asked to.
     """
     _watch_parent()
     run = RunDirectory.open(path)
+    run.profile = profile
     note = run.logs / f"{name}.rank-{_rank()}.error.json"
     try:
         run.hold_as_rank()

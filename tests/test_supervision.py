@@ -165,18 +165,22 @@ class Scripted:
     engine = None
 
     def __init__(self, jobs):
-        self.jobs = jobs
+        self.jobs, self.started = jobs, []
 
     def check(self, *, parallel):
         pass
 
     def start(self, arguments, log, *, parallel):
+        self.started.append(arguments)
         return self.jobs.pop(0)
 
 
 class Silent:
     def __init__(self):
-        self.restarts = []
+        self.restarts, self.warnings = [], []
+
+    def warned(self, text):
+        self.warnings.append(text)
 
     def restarted(self, step, reason, attempt, attempts):
         self.restarts.append((reason, attempt, attempts))
@@ -252,3 +256,21 @@ def test_stopped_while_done_again_by_force_keeps_what_is_new(toy_run):
     perform(run, ["train"], Scripted([done(run)]), Silent())
     assert [path.name for path in run.checkpoints.iterdir()] == ["new"]
     assert not (run.path / ".before").exists()
+
+
+@pytest.mark.parametrize("profile", [True, False])
+def test_every_attempt_is_told_whether_to_leave_a_trace(toy_run, profile):
+    run = generated(toy_run())
+    run.profile = profile
+    launcher = Scripted([Job(-9, killed_by=9), done(run)])
+    perform(run, ["train"], launcher, Silent(), max_restarts=1)
+    assert launcher.started == 2 * [["worker", "train", str(run.path), *(["--profile"] if profile else [])]]
+
+
+def test_a_finished_training_has_nothing_to_profile(toy_run):
+    run, display = generated(toy_run()), Silent()
+    perform(run, ["train"], Scripted([done(run)]), display)
+    run.checkpoints.mkdir()
+    run.profile = True
+    perform(run, ["train"], Scripted([]), display)
+    assert display.warnings == ["train is done, so there is nothing to profile; --force does it again"]

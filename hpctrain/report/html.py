@@ -70,6 +70,7 @@ def _render(contents: Contents, sections: Any, title: str) -> str:
         "percent": numbers.percent,
         "seconds": numbers.seconds,
         "bytes": numbers.size,
+        "si": numbers.si,
         "pm": numbers.with_error,
     }
     return environment.get_template("report.html.j2").render(

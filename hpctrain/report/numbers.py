@@ -113,5 +113,18 @@ def size(value: float | None) -> str:
     return f"{value:.0f} B"
 
 
+def si(value: float | None, unit: str) -> str:
+    """Three significant digits with the unit's SI prefix.
+
+    >>> si(6.883e5, "FLOP"), si(4.2e13, "FLOP/s"), si(0.00123, "J"), si(0, "J")
+    ('688 kFLOP', '42 TFLOP/s', '1.23 mJ', '0 J')
+    """
+    if value is None or not math.isfinite(value):
+        return MISSING
+    power = 0 if value == 0 else min(6, max(-3, math.floor(math.log10(abs(value)) / 3)))
+    prefix = ["n", "µ", "m", "", "k", "M", "G", "T", "P", "E"][power + 3]
+    return f"{number(value / 1000**power, 3)} {prefix}{unit}"
+
+
 def _minus(text: str) -> str:
     return text.replace("-", "−")

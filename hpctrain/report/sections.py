@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from hpctrain.physics.counting import expected_events
-from hpctrain.report import displays, learning, performance, shrinking
+from hpctrain.report import displays, learning, performance, shrinking, speed
 from hpctrain.report.contents import SPLITS, STEP_TITLES, Contents
 from hpctrain.report.gallery import Gallery
 from hpctrain.report.style import MODEL_NAMES
@@ -116,7 +116,15 @@ def training(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
         if best and best.get("validation_auc") is not None
         else ""
     )
+    timed = speed.with_parts(found.epochs)
+    parts = ", ".join(f"{name} {share:.0%}" for name, share in speed.shares(timed).items())
     return {
+        "time": gallery.add(
+            "time", lambda: speed.time_figure(timed), f"time of {len(timed)} epochs by its parts: {parts}"
+        )
+        if timed
+        else None,
+        "slowest": [epoch for epoch in timed if epoch.get("slowest_rank") is not None],
         "picture": gallery.add("loss", lambda: learning.loss_curves(found, per_epoch), alt),
         "best": best,
         "epochs": len(found.epochs),

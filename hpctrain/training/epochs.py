@@ -1,6 +1,5 @@
 """The loop: epochs over the shards on all ranks, validation, checkpoints, with a look for a stop at every step."""
 
-import time
 from typing import Any
 
 import numpy as np
@@ -36,13 +35,15 @@ class Epochs:
 
     def _epoch(self) -> int:
         session, position, order = self.session, self.position, self.session.order
-        rank, trainer = session.communicator.rank, session.trainer
-        started, samples = time.monotonic(), 0
+        rank, trainer, clock = session.communicator.rank, session.trainer, session.insight.clock
+        samples = 0
         seed_generators(session.seed, position.epoch, rank, Drawn.EPOCH)
         self.task.start_epoch(position.epoch)
         self.task.model.train()
         first = position.next_batch(order.global_batch_size)
+        session.insight.start()
         for k, batch in enumerate(session.train.epoch(order, position.epoch, first), first):
+            clock.lap("data")
             seed_generators(session.seed, trainer.steps, rank)
             with session.watchdog.meeting(f"step {trainer.steps}"):
                 results = self._step(k, batch)
@@ -56,8 +57,10 @@ class Epochs:
             every = self.config.checkpoint_steps
             if every and trainer.steps % every == 0 and position.samples_seen < order.samples:
                 session.save()
+            session.trace.step()
+            clock.lap("other")
             session.stop_if_asked(f"the end of step {trainer.steps - 1}", stepped=True)
-        self._end_epoch(samples, time.monotonic() - started)
+        self._end_epoch(samples)
         return samples
 
     def _step(self, k: int, batch: Batch) -> dict[str, float]:
@@ -83,8 +86,10 @@ class Epochs:
             epoch=f"{position.epoch + 1}/{self.config.epochs}", loss=round(loss, 4),
         )  # fmt: skip
 
-    def _end_epoch(self, samples: int, seconds: float) -> None:
+    def _end_epoch(self, samples: int) -> None:
         position, session = self.position, self.session
+        with session.watchdog.meeting(f"the end of epoch {position.epoch + 1}"):
+            speed = session.insight.end(samples)
         figures = self.validate()
         record = {
             "epoch": position.epoch,
@@ -93,7 +98,6 @@ class Epochs:
         }
         metric = session.metric(record)
         best = metric > position.best_metric
-        speed = {"seconds": seconds, "samples_per_second": samples / seconds}
         if session.train.balance is not None:
             speed["imbalance"] = session.train.imbalance.mean
         session.tracker.log("epoch", **record, **speed)

@@ -22,10 +22,12 @@ from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
 from hpctrain.training.average import MovingAverage
 from hpctrain.training.checkpoint import Checkpoints, State
+from hpctrain.training.insight import Insight
 from hpctrain.training.position import Position
 from hpctrain.training.precision import Precision
 from hpctrain.training.saving import Saver
 from hpctrain.training.schedules import Moment, scaled_for_batch
+from hpctrain.training.trace import Trace
 from hpctrain.training.trainer import Trainer
 from hpctrain.training.watchdog import Watchdog
 
@@ -66,8 +68,6 @@ class Session:
         self.average = (
             MovingAverage(self.task.model, config.average_decay) if config.average_decay is not None else None
         )
-        if config.compile:
-            self.task.model.compile()
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
         loading = experiment.data.build()
@@ -85,6 +85,8 @@ class Session:
                 f"{communicator.size}, or a multiple"
             )
         self.position = Position()
+        self.insight = Insight(communicator, active=config.insight)
+        self.trace = Trace(run.traces, communicator.rank, communicator.device, active=run.profile)
         phases = self.task.phases()
         self.schedule = config.schedule.build()
         scale = scaled_for_batch(
@@ -105,6 +107,7 @@ class Session:
             gradients=config.gradients,
             precision=self.precision,
             asked_to_stop=stopping.requested,
+            clock=self.insight.clock,
         )
         self.identity = _identity(
             experiment.seed,

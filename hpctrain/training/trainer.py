@@ -14,6 +14,7 @@ from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import Communicator
 from hpctrain.parallel.gradients import Exact, GradientSum, Numbers
 from hpctrain.tasks.base import LossSum, Phase
+from hpctrain.training.clock import Clock
 from hpctrain.training.precision import Precision
 
 
@@ -42,12 +43,14 @@ class Trainer:
         gradients: ComponentConfig | None = None,
         precision: Precision | None = None,
         asked_to_stop: Callable[[], object] = bool,
+        clock: Clock | None = None,
     ) -> None:
         """``micro_batch_size``: most samples of one forward and backward pass; None takes a rank's share at once.
 
         ``every_rank_forward``: the losses themselves talk to other ranks (synchronised BatchNorm), so a rank
         whose share is empty computes them too. ``gradients``: how they are summed (a ``gradients`` component).
-        ``asked_to_stop``: whether this rank was; ``stop`` says after each step whether any was.
+        ``asked_to_stop``: whether this rank was; ``stop`` says after each step whether any was. ``clock`` is told the
+        parts of each step.
         """
         if len(phases) != len(optimizers):
             raise ValueError("one optimizer a phase")
@@ -61,6 +64,7 @@ class Trainer:
         self.every_rank_forward = every_rank_forward
         self.precision = precision or Precision()
         self.asked_to_stop = asked_to_stop
+        self.clock = clock or Clock()
         self.steps = 0
         self.stop = False
         """Any rank was asked to stop before it ended the last step."""
@@ -79,6 +83,7 @@ class Trainer:
         """
         results: dict[str, float] = {}
         self.stop = False
+        self.clock.lap("other")
         for phase, optimizer, sums, rates in zip(
             self.phases, self.optimizers, self.sums, self._rates, strict=True
         ):
@@ -88,6 +93,7 @@ class Trainer:
                 raise self._not_finite(f"the loss of phase '{phase.name}' is {mean}")
             norm = self._update(phase, optimizer, sums, weight, rates)
             results |= {phase.name: mean, "weight": weight, "gradient_norm": norm}
+            self.clock.lap("optimiser")
         if self.precision.scaler is not None:
             self.precision.scaler.update()
         if self.after_step is not None:
@@ -104,11 +110,15 @@ class Trainer:
         for place, part in enumerate(parts, 1):
             with self.precision.computing():
                 loss = phase.loss(part)
+            self.clock.lap("forward")
             with sums.overlapping() if place == len(parts) else nullcontext():
                 scaled = self.precision.scaled(loss.total)
                 torch.autograd.backward(scaled, self._one(scaled))
             losses.append(loss)
+            self.clock.lap("backward")
         total, weight, asked = sums.finish(self._added_up(losses, float(bool(self.asked_to_stop()))))
+        if self.communicator.size > 1:
+            self.clock.lap("communication")
         self.stop = self.stop or asked > 0
         return total, weight
 
