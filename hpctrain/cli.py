@@ -14,6 +14,7 @@ import hpctrain
 from hpctrain import data_commands, stopping
 from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
+from hpctrain.launch.binding import Seat
 from hpctrain.registry import nearest
 
 _TARGET = "an experiment (YAML file) or a run directory"
@@ -107,9 +108,11 @@ def _say(error: UserError) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "worker":
         stopping.listen()
-        from hpctrain.worker import work
+        seat = Seat(os.environ)
+        from hpctrain.worker import work  # and torch with it
 
-        work(options.step, options.run)
+        seat.loaded()
+        work(options.step, options.run, seat.line)
         return 0
     if options.command == "data":
         return data_commands.perform(options)

@@ -21,8 +21,8 @@ from hpctrain.run import RunDirectory
 from hpctrain.steps import STEPS
 
 
-def work(name: str, path: Path) -> None:
-    """Do one step as one of its ranks.
+def work(name: str, path: Path, seat: str) -> None:
+    """Do one step as one of its ranks; ``seat`` says in a line which cores and threads this one has.
 
     Ends the process with exit code 2 (user's mistake) or 1 when it fails, ``stopping.GO_ON_LATER`` when it stopped
     because it was asked to.
@@ -35,7 +35,8 @@ def work(name: str, path: Path) -> None:
         # Room for a last word is taken now: when the disk is full there is none.
         note.write_bytes(b" " * 4096)
         # One write: lines of ranks that share the log do not run into each other.
-        sys.stdout.write(RANK_LINE.format(rank=_rank(), pid=os.getpid()) + "\n")
+        line = RANK_LINE.format(rank=_rank(), pid=os.getpid()) + "\n"
+        sys.stdout.write(line + (seat + "\n" if STEPS[name].parallel else ""))
         sys.stdout.flush()
         stopping.watch(run.stop_path(name), f"rank {_rank()}")
         if not STEPS[name].stops_when_asked(run.experiment):
@@ -58,7 +59,7 @@ def _rank() -> int:
 
 def _work(name: str, run: RunDirectory) -> None:
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", machine.cores())))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # which took its seat's number
     step = STEPS[name]
     engine = run.experiment.launch.build().engine
     communicator = connect(engine) if step.parallel else SingleCommunicator()
