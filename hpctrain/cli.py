@@ -86,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: list[str]) -> argparse.Namespace:
     commands = [word for word in words if not word.startswith("-")]
-    known = ["run", *_STEPS, "export", "tune", "data", "doctor"]
+    known = ["run", *_STEPS, "lr-find", "tune", "export", "data", "doctor"]
     if commands and commands[0] not in [*known, "worker"]:
         raise UserError(f"unknown command {commands[0]!r}", hint=nearest(commands[0], known, "commands are"))
     if commands[:1] == ["data"]:
@@ -118,6 +118,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return data_commands.perform(options)
     if options.command == "export":
         return _export(options)
+    if options.command == "lr-find":
+        return _lr_find(options)
     if options.command == "tune":
         return _tune(options)
     if options.command == "doctor":
@@ -165,6 +167,18 @@ def _export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _lr_find(options: argparse.Namespace) -> int:
+    from hpctrain.run import RunDirectory
+    from hpctrain.training.lr_finder import find
+
+    run = RunDirectory.open(options.target)
+    with run.lock():
+        trial = find(run, low=options.low, high=options.high, steps=options.steps)
+    print(f"loss falls fastest at {trial.steepest:.2g}, is least at {trial.at_lowest:.2g}: lr_finder.png")
+    print(f"try: hpctrain train {run.path} training.optimizer.learning_rate={trial.suggested:.2g}")
+    return 0
+
+
 def _tune(options: argparse.Namespace) -> int:
     from hpctrain.tuning.command import Tuning
 
@@ -190,8 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
-    _add_export(commands)
+    _add_lr_find(commands)
     _add_tune(commands)
+    _add_export(commands)
     data_commands.add(commands)
     commands.add_parser(
         "doctor",
@@ -227,6 +242,16 @@ def _add_steps(commands: "argparse._SubParsersAction[Any]", name: str, text: str
             "--max-restarts", type=_count, default=0, metavar="N",
             help="go on by itself so many times when a rank is killed or hangs (never after a mistake of yours)",
         )  # fmt: skip
+
+
+def _add_lr_find(commands: "argparse._SubParsersAction[Any]") -> None:
+    text = "Try rising learning rates on a run's data and network, for a good one (lr_finder.png); the run stays as it is."
+    example = "hpctrain lr-find runs/demo"
+    finder = commands.add_parser("lr-find", help=text, description=text, epilog=f"example: {example}")
+    finder.add_argument("target", type=Path, help="a run directory whose events are there")
+    finder.add_argument("--low", type=float, default=1e-6, help="first learning rate (default: 1e-6)")
+    finder.add_argument("--high", type=float, default=10.0, help="last one (default: 10)")
+    finder.add_argument("--steps", type=_count, default=200, help="most steps to make (default: 200)")
 
 
 def _add_export(commands: "argparse._SubParsersAction[Any]") -> None:

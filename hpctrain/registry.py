@@ -29,6 +29,8 @@ GROUPS: dict[str, str] = {
     "tasks": "hpctrain.tasks",
     "training": "hpctrain.training",
     "optimizers": "hpctrain.training",
+    "schedules": "hpctrain.training",
+    "gradients": "hpctrain.parallel",
     "evaluate": "hpctrain.evaluate",
     "compress": "hpctrain.compress",
     "firmware": "hpctrain.firmware",

@@ -71,7 +71,7 @@ def toy_run(tmp_path: Path, write_toy: Callable[..., Path]) -> Callable[..., Run
                 "name": name,
                 "output": str(tmp_path),
                 "task": {"model": {"filters": [4, 4], "hidden": 8}},
-                "training": {"epochs": 2, "global_batch_size": 32, "warmup_steps": 2},
+                "training": {"epochs": 2, "global_batch_size": 32, "schedule": {"warmup_steps": 2}},
             },
             overrides,
         )

@@ -21,7 +21,7 @@ from hpctrain.parallel.communicator import Communicator, broadcast_state
 from hpctrain.run import RunDirectory
 from hpctrain.tasks.base import LossSum, Phase
 from hpctrain.track import Tracker
-from hpctrain.training.optimizers import schedule_factor
+from hpctrain.training.schedules import Cosine, Moment
 from hpctrain.training.trainer import Trainer
 
 Arrays = dict[str, NDArray[Any]]
@@ -80,11 +80,12 @@ class Retraining:
         self.task.model = network
         phases = [self._with_penalty(phase, penalty) for phase in self.task.phases()]
         steps = epochs * self.order.batches
+        schedule = Cosine.Config(warmup_steps=min(10, steps // 4)).build()
         trainer = Trainer(
             phases,
             [optimizer.build(phase.parameters) for phase in phases],
             self.communicator,
-            factor=lambda step: schedule_factor("cosine", step, steps, min(10, steps // 4)),
+            factor=lambda step: schedule.factor(Moment(step, steps)),
         )
         figures: dict[str, float] = {}
         for _ in range(epochs):

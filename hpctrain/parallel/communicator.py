@@ -1,7 +1,7 @@
 """The one thing the package knows of other ranks: sums, broadcasts and barriers between them."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -23,6 +23,13 @@ class Communicator(Protocol):
 
     def all_reduce(self, tensor: Tensor, operation: Operation = "sum") -> Tensor:
         """Combine ``tensor`` over ranks, in place, the same on all; returns it."""
+        ...
+
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to sum ``tensor``, contiguous, over ranks in place; what is returned waits until that is done.
+
+        Nothing touches ``tensor`` in between. Sums that were begun are waited for in the same order on every rank.
+        """
         ...
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
@@ -63,6 +70,9 @@ class SingleCommunicator:
     def all_reduce(self, tensor: Tensor, operation: Operation = "sum") -> Tensor:
         return tensor
 
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        return nothing
+
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         return tensor
 
@@ -77,6 +87,10 @@ class SingleCommunicator:
 
     def close(self) -> None:
         pass
+
+
+def nothing() -> None:
+    """What waits for something that is done already."""
 
 
 def no_part_of_a_part() -> ValueError:
@@ -107,29 +121,3 @@ def broadcast_state(module: nn.Module, communicator: Communicator) -> None:
     if communicator.size > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             communicator.broadcast(tensor.detach())
-
-
-def sum_gradients(parameters: Iterable[Tensor], extra: Tensor, communicator: Communicator) -> Tensor:
-    """Sum the gradients over ranks, in place, in one message; returns the sum of ``extra`` (k,).
-
-    A parameter that has a gradient on some ranks counts as zero on the others; one that has none anywhere keeps
-    none, as on a single rank. ``extra`` (loss and weight sums) rides along in the gradients' precision.
-    """
-    parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    if communicator.size == 1:
-        return extra
-    pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
-    seen = torch.tensor(
-        [p.grad is not None for p in parameters], dtype=pieces[0].dtype, device=pieces[0].device
-    )
-    message = communicator.all_reduce(torch.cat([*pieces, seen, extra.to(pieces[0].dtype)]))
-    start = sum(piece.numel() for piece in pieces)
-    present = message[start : start + len(parameters)] > 0
-    total = message[start + len(parameters) :].to(extra.dtype)
-    start = 0
-    for parameter, has_gradient in zip(parameters, present.tolist(), strict=True):
-        if has_gradient:
-            grad = message[start : start + parameter.numel()].view_as(parameter)
-            parameter.grad = grad.clone() if parameter.grad is None else parameter.grad.copy_(grad)
-        start += parameter.numel()
-    return total

@@ -1,5 +1,6 @@
 """Horovod (Sergeev, Del Balso 2018): an option, for sites that have it built; docs/parallel.md says how to build it."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,10 @@ class HorovodGroup:
         buffer = tensor.contiguous()
         self._horovod.allreduce_(buffer, op=self._operations[operation], process_set=self._set)
         return tensor if buffer is tensor else tensor.copy_(buffer)
+
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        handle = self._horovod.allreduce_async_(tensor, op=self._horovod.Sum, process_set=self._set)
+        return lambda: self._horovod.synchronize(handle)
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         buffer = tensor.contiguous()

@@ -42,6 +42,24 @@ class MpiGroup:
         self._world.Allreduce(self._mpi.IN_PLACE, buffer.view(-1).numpy(), op=self._operations[operation])
         return tensor if buffer is tensor else tensor.copy_(buffer)
 
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        flat = tensor.view(-1)
+        if tensor.dtype is torch.bfloat16:
+            # MPI does not know these numbers; its own integers of that width carry them.
+            buffer, operation = flat.view(torch.int16), self._bfloat16_sum()
+        else:
+            buffer, operation = flat, self._mpi.SUM
+        request = self._world.Iallreduce(self._mpi.IN_PLACE, buffer.numpy(), op=operation)
+        wait: Callable[[], None] = request.Wait
+        return wait
+
+    def _bfloat16_sum(self) -> Any:
+        if "bfloat16" not in self._operations:
+            made = self._mpi.Op.Create(_add_bfloat16, commute=True)
+            self._operations["bfloat16"] = made
+            self.at_close(made.Free)
+        return self._operations["bfloat16"]
+
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         buffer = tensor.contiguous()
         self._world.Bcast(buffer.view(-1).numpy(), root=source)
@@ -63,6 +81,13 @@ class MpiGroup:
         # mpi4py finalizes at exit; a barrier here keeps a fast rank from leaving while others still send.
         self._world.Barrier()
         self._world.Free()
+
+
+def _add_bfloat16(theirs: Any, ours: Any, _: Any) -> None:
+    """What MPI calls to add the numbers of one buffer to those of another."""
+    if len(ours):
+        numbers = torch.frombuffer(ours, dtype=torch.bfloat16)
+        numbers += torch.frombuffer(theirs, dtype=torch.bfloat16)
 
 
 @register("engines")

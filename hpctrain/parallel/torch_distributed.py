@@ -1,6 +1,7 @@
 """torch.distributed: Gloo between CPUs, NCCL between NVIDIA GPUs. Needs nothing beside torch."""
 
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from hpctrain.config import ComponentConfig
 from hpctrain.errors import UserError
-from hpctrain.parallel.communicator import Operation, colors_of, no_part_of_a_part
+from hpctrain.parallel.communicator import Operation, colors_of, no_part_of_a_part, nothing
 from hpctrain.parallel.environment import Ranks
 from hpctrain.parallel.meeting import meeting_point
 from hpctrain.registry import register
@@ -35,6 +36,10 @@ class TorchGroup:
         dist.all_reduce(buffer, _OPERATIONS[operation], group=self.group)
         return tensor if buffer is tensor else tensor.copy_(buffer)
 
+    def start_all_reduce(self, tensor: Tensor) -> Callable[[], None]:
+        work = dist.all_reduce(tensor, group=self.group, async_op=True)
+        return nothing if work is None else lambda: _finish(work)
+
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         buffer = tensor.contiguous()
         dist.broadcast(buffer, group=self.group, group_src=source)
@@ -54,6 +59,10 @@ class TorchGroup:
     def close(self) -> None:
         dist.barrier(group=self.group)
         dist.destroy_process_group(self.group)
+
+
+def _finish(work: dist.Work) -> None:
+    work.wait()
 
 
 class TorchCommunicator(TorchGroup):

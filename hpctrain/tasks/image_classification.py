@@ -115,6 +115,8 @@ class ImageClassification:
 
     def losses(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy and weight of each event: (n,), (n,)."""
+        # Of 16-bit logits too the loss is a float32 one.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = functional.cross_entropy(logits, batch["label"], reduction="none")
         weights = self.sample_weights(batch["weight"].cpu().numpy(), batch["label"].cpu().numpy())
         return loss, torch.from_numpy(weights).to(loss)
@@ -145,12 +147,19 @@ class ImageClassification:
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self.inputs(batch))
         loss, weight = self.losses(logits, batch)
+        logits = logits.to(loss.dtype)
         # The logit difference orders events as the softmax does, without its rounding to 0 and 1.
         return {"loss": loss, "weight": weight, "label": batch["label"], "score": logits[:, 1] - logits[:, 0]}
 
     def metrics(self, results: dict[str, Any]) -> dict[str, float]:
-        """``loss`` (weighted mean) and ``auc`` (unweighted), from numpy arrays over all ranks."""
+        """``loss`` (weighted mean), also of each class alone, and ``auc`` (unweighted), from numpy arrays over all
+        ranks: not means of what ranks have found."""
         from sklearn.metrics import roc_auc_score  # scipy takes a second to import
 
-        loss = float(np.average(results["loss"], weights=results["weight"]))
-        return {"loss": loss, "auc": float(roc_auc_score(results["label"], results["score"]))}
+        label, loss, weight = results["label"], results["loss"], results["weight"]
+        of_class = {
+            f"loss_{name}": float(np.average(loss[label == c], weights=weight[label == c]))
+            for c, name in enumerate(("background", "signal"))
+        }
+        auc = float(roc_auc_score(label, results["score"]))
+        return {"loss": float(np.average(loss, weights=weight)), **of_class, "auc": auc}

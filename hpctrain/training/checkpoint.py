@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hpctrain.errors import UserError
 from hpctrain.files import as_user_error, write_atomically
@@ -91,6 +92,14 @@ class Checkpoints:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.pt"
+
+
+def weights(state: State) -> dict[str, Tensor]:
+    """What a checkpoint's model is to be judged by: the average over steps where training kept one."""
+    average = state["average"]
+    if average is None:
+        return dict(state["model"])
+    return {name: value for name, value in average.items() if name != "n_averaged"}
 
 
 def load(path: Path) -> State:

@@ -1,9 +1,9 @@
 """The training step of a run: synchronous data parallelism on all ranks, which may be stopped and killed anywhere."""
 
 import time
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from hpctrain.config import AnyComponent, ComponentConfig, component, section
 from hpctrain.parallel.communicator import Communicator
@@ -11,7 +11,11 @@ from hpctrain.registry import register
 from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
 from hpctrain.training.epochs import Epochs
+from hpctrain.training.precision import Name as PrecisionName
+from hpctrain.training.schedules import Scaling
 from hpctrain.training.session import Session
+
+Below1 = Annotated[float, Field(gt=0, lt=1)]
 
 
 @register("training")
@@ -22,7 +26,9 @@ class DataParallelTraining:
     """A stop signal to any rank ends all of them at the next step, with a checkpoint."""
 
     class Config(ComponentConfig):
-        speed_keys: ClassVar[frozenset[str]] = frozenset({"keep", "checkpoint_steps", "hang_timeout_s"})
+        speed_keys: ClassVar[frozenset[str]] = frozenset(
+            {"keep", "checkpoint_steps", "hang_timeout_s", "channels_last", "compile"}
+        )
         kind: Literal["data_parallel"] = "data_parallel"
         epochs: PositiveInt = 12
         """Passes over the training split."""
@@ -33,12 +39,28 @@ class DataParallelTraining:
         which needs less memory. None takes the share whole."""
         optimizer: Annotated[AnyComponent, component("optimizers", "adam")] = section("optimizers", "adam")
         """How parameters move."""
-        schedule: Literal["constant", "cosine"] = "cosine"
-        """Learning rate after the warm-up: constant, or half a cosine down towards 0 at the last step."""
-        warmup_steps: NonNegativeInt = 20
-        """Steps over which the learning rate rises in equal parts."""
+        schedule: Annotated[AnyComponent, component("schedules", "cosine")] = section("schedules", "cosine")
+        """How the learning rate changes in the course of training."""
+        learning_rate_scaling: Scaling = "none"
+        """The learning rate grows with the batch: ``linear`` (SGD) or ``sqrt`` (Adam) in ``global_batch_size`` /
+        ``reference_batch_size``."""
+        reference_batch_size: PositiveInt | None = None
+        """Batch that the learning rate was chosen for; needed to scale it."""
         clip_norm: PositiveFloat | None = None
         """Largest norm of the gradient; None leaves it."""
+        average_decay: Below1 | None = None
+        """Validate, and keep beside the weights, their moving average over steps with this decay (0.999, say); it is
+        what later steps take. None takes the weights as they are."""
+        gradients: Annotated[AnyComponent, component("gradients", "exact")] = section("gradients", "exact")
+        """How gradients are summed over ranks."""
+        precision: PrecisionName = "float32"
+        """``bf16`` or ``fp16``: matrix products and convolutions with 16 bits, weights and sums with 32. Faster where
+        the processor has such units; another result."""
+        channels_last: bool = False
+        """Images and filters with the channel as the fastest index in memory: often faster for convolutions."""
+        compile: bool = False
+        """Compile the network (torch.compile): a minute at the start, less overhead afterwards. Needs a C++ compiler
+        on CPUs."""
         monitor: Literal["auc", "loss"] = "auc"
         """Validation metric that says which checkpoint is best."""
         patience: PositiveInt | None = None
@@ -50,6 +72,16 @@ class DataParallelTraining:
         hang_timeout_s: PositiveFloat | None = 240.0
         """A rank that waits longer than this for others ends the job and names them; None waits for ever. Keep it
         below the engine's own timeout (gloo: ``timeout_s``), which cannot name anyone."""
+
+        @model_validator(mode="after")
+        def _fits(self) -> Self:
+            if self.learning_rate_scaling != "none" and self.reference_batch_size is None:
+                raise ValueError("learning_rate_scaling needs reference_batch_size")
+            if self.precision == "fp16" and self.gradients.kind == "power_sgd":
+                raise ValueError(
+                    "gradients of fp16 change their scale, which power_sgd cannot follow; use bf16"
+                )
+            return self
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 from hpctrain.run import RunDirectory
-from hpctrain.training.checkpoint import Checkpoints
+from hpctrain.training.checkpoint import Checkpoints, weights
 
 
 def load_task(run: RunDirectory, checkpoint: Literal["best", "last"] = "best") -> Any:
@@ -19,7 +19,7 @@ def load_task(run: RunDirectory, checkpoint: Literal["best", "last"] = "best") -
             f"no checkpoint in {run.checkpoints}", hint=f"Train first: `hpctrain train {run.path}`"
         )
     try:
-        task.model.load_state_dict(state["model"])
+        task.model.load_state_dict(weights(state))
     except RuntimeError as error:
         raise UserError(
             f"the checkpoint in {run.checkpoints} is of another network than {run.config_path} describes",

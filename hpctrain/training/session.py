@@ -20,10 +20,12 @@ from hpctrain.parallel.batch_norm import has_batch_norm, synchronize_batch_norm
 from hpctrain.parallel.communicator import Communicator, broadcast_state
 from hpctrain.run import RunDirectory
 from hpctrain.track import Tracker
+from hpctrain.training.average import MovingAverage
 from hpctrain.training.checkpoint import Checkpoints, State
-from hpctrain.training.optimizers import schedule_factor
 from hpctrain.training.position import Position
+from hpctrain.training.precision import Precision
 from hpctrain.training.saving import Saver
+from hpctrain.training.schedules import Moment, scaled_for_batch
 from hpctrain.training.trainer import Trainer
 from hpctrain.training.watchdog import Watchdog
 
@@ -51,7 +53,8 @@ class Session:
         train = ShardDataset.open(run.data / "train")
         self.task = experiment.task.build()
         self.task.prepare(train, experiment.seed)
-        self.task.model.to(communicator.device)
+        layout = torch.channels_last if config.channels_last else torch.preserve_format
+        self.task.model.to(communicator.device, memory_format=layout)
         batch_norm = has_batch_norm(self.task.model)
         if batch_norm and config.micro_batch_size is not None:
             raise UserError(
@@ -60,6 +63,11 @@ class Session:
             )
         synchronize_batch_norm(self.task.model, communicator)
         broadcast_state(self.task.model, communicator)
+        self.average = (
+            MovingAverage(self.task.model, config.average_decay) if config.average_decay is not None else None
+        )
+        if config.compile:
+            self.task.model.compile()
         held_out = ShardDataset.open(run.data / "validation")
         self.task.check(held_out)
         loading = experiment.data.build()
@@ -78,15 +86,25 @@ class Session:
             )
         self.position = Position()
         phases = self.task.phases()
-        steps = config.epochs * self.order.batches
+        self.schedule = config.schedule.build()
+        scale = scaled_for_batch(
+            config.learning_rate_scaling,
+            config.global_batch_size,
+            config.reference_batch_size or config.global_batch_size,
+        )
+        self.precision = Precision(config.precision, communicator.device)
         self.trainer = Trainer(
             phases,
             [config.optimizer.build(phase.parameters) for phase in phases],
             communicator,
             clip_norm=config.clip_norm,
-            factor=lambda step: schedule_factor(config.schedule, step, steps, config.warmup_steps),
+            factor=lambda step: scale * self.schedule.factor(self.moment(step)),
+            after_step=self.average.update if self.average is not None else None,
             micro_batch_size=config.micro_batch_size,
             every_rank_forward=batch_norm,
+            gradients=config.gradients,
+            precision=self.precision,
+            asked_to_stop=stopping.requested,
         )
         self.identity = _identity(
             experiment.seed,
@@ -98,6 +116,16 @@ class Session:
             run.logs, "train", run.hang_path("train"),
             rank=communicator.rank, size=communicator.size, timeout_s=config.hang_timeout_s,
         )  # fmt: skip
+
+    def moment(self, step: int) -> Moment:
+        """Where training is, for the schedule."""
+        metrics = [self.metric(figures) for figures in self.position.history]
+        return Moment(step, self.config.epochs * self.order.batches, self.position.epoch, metrics)
+
+    def metric(self, figures: dict[str, float]) -> float:
+        """What is monitored, of the record of an epoch: the higher the better."""
+        value = figures[f"validation_{self.config.monitor}"]
+        return value if self.config.monitor == "auc" else -value
 
     def resume(self) -> None:
         """Go on from the newest whole checkpoint of the same training, if there is one."""
@@ -113,6 +141,11 @@ class Session:
         self.task.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.trainer.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        for sums, saved in zip(self.trainer.sums, state["gradients"], strict=False):
+            sums.load(saved)
+        self.precision.load(state["scaler"])
+        if self.average is not None:
+            self.average.load(state["average"])
         self.trainer.steps = self.saver.saved = state["step"]
         self.position = position = Position(**state["position"])
         newly_best = position.epoch > 0 and position.best_epoch == position.epoch - 1
@@ -147,7 +180,10 @@ class Session:
     def _state(self) -> State:
         return {
             "model": self.task.model.state_dict(),
+            "average": None if self.average is None else self.average.state(),
             "optimizers": [optimizer.state_dict() for optimizer in self.trainer.optimizers],
+            "scaler": self.precision.state(),
+            "gradients": [sums.state() for sums in self.trainer.sums],
             "step": self.trainer.steps,
             "position": vars(self.position),
             "identity": self.identity,
@@ -157,27 +193,28 @@ class Session:
             },
         }
 
-    def stop_if_asked(self, where: str) -> None:
+    def stop_if_asked(self, where: str, *, stepped: bool = False) -> None:
         """Leave all ranks here when one of them was asked to stop. Every rank must come here equally often.
 
-        A checkpoint is written, if a step was done since the last. Raises ``Stopped``, on every rank, and the
-        ``UserError`` of a checkpoint that could not be written.
+        After a step (``stepped``) what ranks said in it is known already, and nobody is asked. A checkpoint is
+        written, if a step was done since the last. Raises ``Stopped``, on every rank, and the ``UserError`` of a
+        checkpoint that could not be written.
         """
         self.saver.check()
+        if stepped and not self.trainer.stop:
+            return
         with self.watchdog.meeting(where):
-            reason = self._why_stop()
-            if reason:
-                self._stop(reason)
+            if stepped or self._any_asked():
+                self._stop(
+                    next(reason for reason in self.communicator.gather(stopping.requested()) if reason)
+                )
 
-    def _why_stop(self) -> str:
-        mine = stopping.requested()
+    def _any_asked(self) -> bool:
+        mine = bool(stopping.requested())
         if self.communicator.size == 1:
             return mine
-        flag = torch.tensor([1 if mine else 0], dtype=torch.int32, device=self.communicator.device)
-        if not int(self.communicator.all_reduce(flag, "max")):
-            return ""
-        reasons: list[str] = [reason for reason in self.communicator.gather(mine) if reason]
-        return reasons[0]
+        flag = torch.tensor([int(mine)], dtype=torch.int32, device=self.communicator.device)
+        return bool(int(self.communicator.all_reduce(flag, "max")))
 
     def _stop(self, reason: str) -> NoReturn:
         if self.trainer.steps != self.saver.saved:

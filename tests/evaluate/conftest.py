@@ -106,7 +106,7 @@ def make_trained_run(folder: Path, *, events: int = 800, seed: int = 7) -> RunDi
             "seed": seed,
             "output": str(folder),
             "task": {"model": {"kind": "whole_detector_cnn", "filters": [4, 4], "hidden": 8}},
-            "training": {"kind": "data_parallel", "epochs": 2, "warmup_steps": 0},
+            "training": {"kind": "data_parallel", "epochs": 2, "schedule": {"warmup_steps": 0}},
             "evaluate": {"kind": "classifier", "bootstrap": 60},
         }
     )

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from hpctrain.errors import UserError
-from hpctrain.parallel.communicator import SingleCommunicator, broadcast_state, sum_gradients
+from hpctrain.parallel.communicator import SingleCommunicator, broadcast_state
 from hpctrain.parallel.environment import Ranks
 from hpctrain.parallel.mpi import MpiCommunicator
 
@@ -55,16 +55,15 @@ def test_broadcast_state_makes_ranks_alike(world):
             np.testing.assert_array_equal(state[name], states[0][name])
 
 
-def test_gradients_and_sums_travel_together(world):
-    a, b, c = (nn.Parameter(torch.zeros(shape)) for shape in [(2, 2), (3,), (1,)])
-    a.grad = torch.full((2, 2), float(world.rank + 1))
-    b.grad = None if world.rank else torch.ones(3)  # a rank without a share has no gradient
-    extra = sum_gradients([a, b, c], torch.tensor([1.5, world.rank], dtype=torch.float64), world)
-    n = world.size
-    assert extra.tolist() == [1.5 * n, sum(range(n))]
-    assert torch.equal(a.grad, torch.full((2, 2), float(sum(range(1, n + 1)))))
-    assert torch.equal(b.grad, torch.ones(3))
-    assert c.grad is None  # nobody has one
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_sums_may_be_begun_and_waited_for_later(world, dtype):
+    first = torch.full((5,), world.rank + 1.0, dtype=dtype)
+    second = torch.ones(2, 3, dtype=dtype)
+    waits = [world.start_all_reduce(first), world.start_all_reduce(second)]
+    for wait in waits:
+        wait()
+    assert first.tolist() == [sum(range(1, world.size + 1))] * 5
+    assert second.tolist() == [[world.size] * 3] * 2
 
 
 def test_a_single_rank_needs_nothing():

@@ -15,6 +15,7 @@ FILES = [
     TESTS / name
     for name in (
         "parallel/test_communicator.py",
+        "parallel/test_gradients.py",
         "parallel/test_mpi_torch.py",
         "training/test_equivalence.py",
     )

@@ -1,5 +1,6 @@
 """A whole training through its launcher: any number of ranks, both engines, killed and gone on with."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,10 @@ import time
 import pytest
 import torch
 
+from hpctrain.data.shard_writer import ShardWriter
+from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
+from hpctrain.files import read_json
 from hpctrain.launch.base import Job
 from hpctrain.parallel.communicator import SingleCommunicator
 from hpctrain.run import RunDirectory
@@ -179,10 +183,91 @@ def test_a_loss_that_explodes_is_one_clear_line(toy_run):
         "wild",
         "training.optimizer.kind=sgd",
         "training.optimizer.learning_rate=1e30",
-        "training.warmup_steps=0",
+        "training.schedule.warmup_steps=0",
     )
     with pytest.raises(UserError, match=r"loss of phase 'classify' is (nan|inf) at step"):
         run.experiment.training.build().run(run, run.tracker("train"), SingleCommunicator())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_samples_of_a_batch_that_is_not_finite_are_written_down(toy_run, ranks, monkeypatch):
+    """An energy that float32 cannot square: the shard is whole, the event is senseless."""
+    run = toy_run("odd", "task.transform=linear", f"launch.ranks={ranks}", "training.micro_batch_size=4")
+    shards = ShardDataset.open(run.data / "train")
+    columns = shards.read_range(0, shards.events)
+    columns["image"].values[columns["image"].offsets[77]] = 3e38
+    shutil.rmtree(run.data / "train")
+    with ShardWriter(
+        run.data / "train", shards.fields, provenance={}, scale={"image_max": [1e-3] * 3}, events_per_shard=50
+    ) as writer:
+        writer.append(columns)
+    job = start(run)
+    while (code := job.poll()) is None:
+        time.sleep(0.05)
+    assert code == 2
+    found = read_json(run.path / "nonfinite.json")
+    step = found["global_step"]
+    assert found["samples_whose_own_loss_is_not_finite"] == [
+        {"row": 77, "shard": shards_of(run)[1], "event": 27}
+    ]
+    assert len(found["samples"]) == 32
+    assert 77 in [sample["row"] for sample in found["samples"]]
+    assert re.search(
+        rf"the loss of phase 'classify' is (nan|inf) at step {step}; its 32 samples are in .*nonfinite.json, 1 of "
+        rf"them are not finite alone, first event 27 of {shards_of(run)[1]}",
+        (run.logs / "train.log").read_text(),
+    )
+
+
+def shards_of(run: RunDirectory) -> list[str]:
+    return [shard.file for shard in ShardDataset.open(run.data / "train").info.shards]
+
+
+FEATURES = (
+    "training.average_decay=0.9",
+    "training.schedule={kind: plateau, patience: 1, factor: 0.5, warmup_steps: 3}",
+    "training.learning_rate_scaling=sqrt",
+    "training.reference_batch_size=8",
+    "training.clip_norm=1.0",
+    "training.channels_last=true",
+)
+
+
+@pytest.mark.parametrize(
+    "gradients", ["{kind: exact, bucket_mb: 0.001}", "{kind: power_sgd, rank: 1, exact_steps: 2}"]
+)
+def test_everything_that_training_keeps_is_in_its_checkpoints(toy_run, gradients):
+    """Gone on with from the first of its checkpoints: the bits of the whole training."""
+    precision = "training.precision=bf16" if "power" in gradients else "training.precision=fp16"
+    settings = (precision, f"training.gradients={gradients}", "launch.ranks=2", "task.model.hidden=64")
+    run = toy_run("kept", *FEATURES, *settings, "training.epochs=3", "training.keep=9")
+    whole = train(run)
+    for path in run.checkpoints.glob("step-*.pt"):
+        if torch.load(path, weights_only=True)["position"]["epoch"] > 1:
+            path.unlink()
+    parts = train(run)
+    assert sum(line["event"] == "resume" for line in read_metrics(run.metrics_path)) == 1
+    for key in ("model", "average"):
+        assert all(torch.equal(whole[key][name], parts[key][name]) for name in whole[key]), key
+    assert whole["scaler"] == parts["scaler"]
+    assert not torch.equal(whole["average"]["layers.output.weight"], whole["model"]["layers.output.weight"])
+    restored = load_task(run, "last").model.state_dict()
+    assert all(torch.equal(restored[name], whole["average"][name]) for name in restored)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_as_it_is(toy_run):
+    plain = train(toy_run("plain", "training.epochs=1"))
+    compiled = train(toy_run("compiled", "training.epochs=1", "training.compile=true"))
+    assert list(plain["model"]) == list(compiled["model"])
+    assert torch.allclose(weights(plain), weights(compiled), rtol=1e-3, atol=2e-5)
+
+
+def test_settings_that_do_not_fit_each_other_are_refused(toy_run):
+    with pytest.raises(UserError, match="learning_rate_scaling needs reference_batch_size"):
+        toy_run("x", "training.learning_rate_scaling=linear")
+    with pytest.raises(UserError, match="which power_sgd cannot follow"):
+        toy_run("x", "training.precision=fp16", "training.gradients=power_sgd")
 
 
 def test_full_disk_in_a_checkpoint_keeps_the_one_before(toy_run, small_disk):

@@ -17,6 +17,7 @@ from hpctrain.data.order import split
 from hpctrain.models.cnn import WholeDetectorCNN
 from hpctrain.parallel.batch_norm import SynchronizedBatchNorm, synchronize_batch_norm
 from hpctrain.parallel.communicator import Communicator, SingleCommunicator
+from hpctrain.parallel.gradients import Exact
 from hpctrain.tasks.base import LossSum, Phase
 from hpctrain.training.trainer import Trainer
 
@@ -100,6 +101,12 @@ def gan() -> Problem:
 CASES: dict[str, tuple[Callable[[], Problem], int, dict]] = {
     "weighted": (classifier("none"), BATCH, {}),
     "clipped": (classifier("none"), BATCH, {"clip_norm": 0.05}),
+    "small buckets": (classifier("none"), BATCH, {"gradients": Exact.Config(bucket_mb=2e-4)}),
+    "buckets, micro-batches": (
+        classifier("none"),
+        BATCH,
+        {"gradients": Exact.Config(bucket_mb=2e-4), "micro_batch_size": 2},
+    ),
     "micro-batches": (classifier("none"), BATCH, {"micro_batch_size": 2}),
     "batch norm": (classifier("batch"), BATCH, {"every_rank_forward": True}),
     # BatchNorm1d cannot do with a batch of one sample: 37 = 4 × 8 + 5.
@@ -152,7 +159,7 @@ def test_any_number_of_ranks_is_one_rank(world, case, dtype):
         assert got == pytest.approx(wanted, rel=10 * TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("case", ["micro-batches", "gan"])
+@pytest.mark.parametrize("case", ["buckets, micro-batches", "gan"])
 def test_twice_is_the_same_bits_on_every_rank(world, case):
     first, second = (flat(train(world, case, torch.float32)[0]) for _ in range(2))
     np.testing.assert_array_equal(first, second)

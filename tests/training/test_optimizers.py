@@ -1,32 +1,59 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpctrain import registry
-from hpctrain.training.optimizers import schedule_factor
+
+
+def moved(kind, steps=1, shapes=((4, 3), (3,)), **settings):
+    """Where a matrix and a vector get to on the way to zero."""
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    optimizer = registry.find("optimizers", kind).Config(**settings).build(parameters)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum((p**2).sum() for p in parameters).backward()
+        optimizer.step()
+    return torch.cat([p.detach().reshape(-1) for p in parameters])
 
 
 @pytest.mark.parametrize("kind", registry.kinds("optimizers"))
 def test_every_optimizer_goes_downhill(kind):
-    parameter = torch.nn.Parameter(torch.tensor([3.0, -2.0]))
-    optimizer = registry.find("optimizers", kind).Config(learning_rate=0.05).build([parameter])
-    for _ in range(100):
-        optimizer.zero_grad()
-        (parameter**2).sum().backward()
-        optimizer.step()
-    assert parameter.detach().norm() < 0.7
+    # LARS scales the steps of matrices alone.
+    rate, shapes = (10.0, [(4, 3)]) if kind == "lars" else (0.05, [(4, 3), (3,)])
+    assert moved(kind, 100, shapes, learning_rate=rate).norm() < 0.3 * moved(kind, 0, shapes).norm()
 
 
-@given(st.integers(0, 20), st.integers(1, 200))
-def test_warm_up_rises_and_the_cosine_falls_to_zero(warmup, steps):
-    factors = [schedule_factor("cosine", step, warmup + steps, warmup) for step in range(warmup + steps + 1)]
-    assert all(0 <= f <= 1 for f in factors)
-    assert factors[:warmup] == sorted(factors[:warmup])
-    assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
-    assert factors[warmup] == 1
-    assert factors[-1] == pytest.approx(0, abs=1e-12)
+@pytest.mark.parametrize("kind", ["adam", "adamw", "sgd"])
+def test_fused_is_the_same_to_rounding(kind):
+    plain, fused = (moved(kind, 20, learning_rate=0.01, fused=choice) for choice in (False, True))
+    assert torch.allclose(plain, fused, rtol=1e-5, atol=1e-6)
 
 
-def test_constant():
-    assert [schedule_factor("constant", step, 10, 2) for step in range(4)] == [0.5, 1.0, 1.0, 1.0]
+def test_nesterov_goes_another_way():
+    assert not torch.equal(moved("sgd", 3), moved("sgd", 3, nesterov=True))
+
+
+def test_lars_moves_a_layer_in_proportion_to_its_weights():
+    """Trust ratio (You, Gitman, Ginsburg 2017, eq. 6): the step is rate × trust × norm(w) in the gradient's direction."""
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(4, 3))
+    settings = {"learning_rate": 2.0, "momentum": 0.0, "weight_decay": 0.0, "trust": 0.01}
+    optimizer = registry.find("optimizers", "lars").Config(**settings).build([weight])
+    before = weight.detach().clone()
+    weight.grad = torch.randn(4, 3) * 1e3
+    optimizer.step()
+    assert float((weight.detach() - before).norm()) == pytest.approx(
+        2.0 * 0.01 * float(before.norm()), rel=1e-4
+    )
+
+
+def test_lamb_moves_a_layer_in_proportion_to_its_weights():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(4, 3))
+    optimizer = (
+        registry.find("optimizers", "lamb").Config(learning_rate=0.01, weight_decay=0.0).build([weight])
+    )
+    before = weight.detach().clone()
+    weight.grad = torch.randn(4, 3) * 1e3
+    optimizer.step()
+    assert float((weight.detach() - before).norm()) == pytest.approx(0.01 * float(before.norm()), rel=1e-3)

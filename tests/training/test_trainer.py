@@ -9,7 +9,8 @@ from hpctrain.data.order import split
 from hpctrain.errors import UserError
 from hpctrain.parallel.communicator import SingleCommunicator
 from hpctrain.tasks.base import LossSum, Phase
-from hpctrain.training.trainer import Trainer
+from hpctrain.training.precision import Precision
+from hpctrain.training.trainer import NotFinite, Trainer
 
 pytestmark = pytest.mark.mpi
 
@@ -110,6 +111,68 @@ def test_a_loss_that_is_not_finite_stops_everyone_before_the_update(world):
     with pytest.raises(UserError, match="the loss of phase 'fit' is nan at step 0"):
         trainer.step({k: v[mine] for k, v in data.items()})
     assert all(torch.equal(b, p.detach()) for b, p in zip(before, phase.parameters, strict=True))
+
+
+def test_a_gradient_that_is_not_finite_stops_everyone_before_the_update(world):
+    """The square root of 0 is finite, its slope is not."""
+    root = nn.Parameter(torch.tensor([0.0, 1.0]))
+    phase = Phase("root", [root], lambda batch: LossSum(root.abs().sqrt().sum(), torch.tensor(1.0)))
+    trainer = Trainer([phase], [torch.optim.SGD([root], lr=0.1)], world)
+    with pytest.raises(NotFinite, match="the gradient of phase 'root' has the norm nan at step 0"):
+        trainer.step({"x": torch.ones(2)})
+    assert root.tolist() == [0.0, 1.0]
+
+
+def test_the_norm_is_that_of_the_global_gradient(world):
+    model, phase, data = linear_problem()
+    trainer = Trainer([phase], [torch.optim.SGD(phase.parameters, lr=1.0)], world, clip_norm=1e-3)
+    loss = (data["w"] * (model(data["x"])[:, 0] - data["y"]) ** 2).sum() / data["w"].sum()
+    gradients = torch.autograd.grad(loss, phase.parameters)
+    mine = split(np.arange(37), world.rank, world.size)
+    norm = trainer.step({k: v[mine] for k, v in data.items()})["gradient_norm"]
+    assert norm == pytest.approx(float(torch.cat([g.reshape(-1) for g in gradients]).norm()), rel=1e-12)
+
+
+def test_whoever_is_asked_to_stop_all_know_after_the_step(world):
+    _, phase, data = linear_problem()
+    asked = []
+    trainer = Trainer(
+        [phase], [torch.optim.SGD(phase.parameters, lr=0.1)], world, asked_to_stop=lambda: asked
+    )
+    seen = []
+    for step in range(3):
+        if step == 1 and world.rank == world.size - 1:
+            asked.append("SIGTERM")
+        trainer.step(data)
+        seen.append(trainer.stop)
+    assert seen == [False, True, True]
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_sixteen_bits_train_nearly_as_well(world, name):
+    _, reference = train(SingleCommunicator(), torch.float32, steps=60)
+    parameters, losses = train(world, torch.float32, steps=60, precision=Precision(name))
+    assert parameters.dtype == torch.float32
+    assert np.mean(losses[-5:]) == pytest.approx(np.mean(reference[-5:]), rel=0.1)
+    assert losses != reference
+
+
+def test_fp16_leaves_a_step_out_when_its_scale_was_too_high(world):
+    _, phase, data = linear_problem(torch.float32)
+    precision = Precision("fp16")
+    precision.load({**precision.state(), "scale": 2.0**100})
+    trainer = Trainer([phase], [torch.optim.SGD(phase.parameters, lr=0.1)], world, precision=precision)
+    before = [p.detach().clone() for p in phase.parameters]
+    mine = split(np.arange(37), world.rank, world.size)
+    batch = {k: v[mine] for k, v in data.items()}
+    trainer.step(batch)
+    assert all(torch.equal(b, p) for b, p in zip(before, phase.parameters, strict=True))
+    assert precision.state()["scale"] == 2.0**99
+    scales = world.gather(precision.state()["scale"])
+    assert len(set(scales)) == 1
+    precision.load({**precision.state(), "scale": 1024.0})
+    trainer.step(batch)
+    assert not any(torch.equal(b, p) for b, p in zip(before, phase.parameters, strict=True))
 
 
 def test_hooks_and_schedule_are_called_each_step(world):
