@@ -6,7 +6,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from hpctrain import machine
@@ -68,33 +67,17 @@ def record(path: Path, found: Sequence[Measurement], about: dict[str, Any]) -> N
 def table(found: Sequence[Measurement], current: Setting, best: Setting | None) -> Table:
     """Everything measured, fastest first; speed beside that of ``current``."""
     rows = Table(box=None, padding=(0, 2, 0, 0))
-    for title in (
-        "",
-        "ranks × threads",
-        "precision",
-        "layout",
-        "compiled",
-        "samples/s",
-        "min–max",
-        "",
-        "GiB a rank",
-    ):
-        rows.add_column(
-            title, justify="left" if title in {"", "ranks × threads", "precision", "layout"} else "right"
-        )
+    for title in ("", "ranks × threads of each", "samples/s", "min–max", "× now", "GiB"):
+        rows.add_column(title, justify="left" if title[:5] in {"", "ranks"} else "right", no_wrap=True)
     reference = next((one.rate for one in found if one.setting == current), 0.0)
     for one in ranked(found):
-        s = one.setting
-        mark = "[green]→[/green]" if s == best else ("now" if s == current else "")
-        head = (
-            mark, f"{s.ranks} × {s.threads}{' hyperthreads' if s.hyperthreads else ''}", s.precision,
-            "channels last" if s.channels_last else "", "yes" if s.compile else "",
-        )  # fmt: skip
+        mark = "[green]→[/green]" if one.setting == best else ("·" if one.setting == current else "")
         if one.error:
-            rows.add_row(*head, "failed", "", escape(one.error[:60]), "")
+            rows.add_row(mark, str(one.setting), "failed", "", "", "")
             continue
-        beside = f"{one.rate / reference:.2f} × now" if reference else ""
+        beside = f"{one.rate / reference:.2f}" if reference else ""
+        memory = f"{one.peak_memory_bytes / 2**30:.2f}"
         rows.add_row(
-            *head, f"{one.rate:,.0f}", f"{one.low:,.0f}–{one.high:,.0f}", beside, f"{one.peak_memory_bytes / 2**30:.2f}"
-        )  # fmt: skip
+            mark, str(one.setting), f"{one.rate:,.0f}", f"{one.low:,.0f}–{one.high:,.0f}", beside, memory
+        )
     return rows

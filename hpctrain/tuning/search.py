@@ -39,10 +39,9 @@ class Search:
                 self._try(setting)
             self._combine(best)
             for _ in range(2):
-                for one in ranked(self.found.values())[:FINALISTS]:
-                    self._again(one.setting)
-                if current in self.found:
-                    self._again(current)
+                best_few = [one.setting for one in ranked(self.found.values())[:FINALISTS]]
+                for setting in dict.fromkeys([*best_few, current]):
+                    self._again(setting)
         except TimeIsUp:
             return
 

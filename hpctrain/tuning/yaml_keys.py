@@ -1,6 +1,5 @@
 """Setting keys in a YAML file that somebody wrote: everything else in it, comments too, stays as it is."""
 
-import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +15,7 @@ def set_keys(text: str, values: Mapping[str, Any], source: str) -> str:
 
     Raises ``UserError`` where the file's form does not allow it (aliases): nothing is guessed.
     """
-    expected = copy.deepcopy(yaml.safe_load(text)) or {}
+    expected = _unshared(yaml.safe_load(text)) or {}
     changed = text
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -26,6 +25,13 @@ def set_keys(text: str, values: Mapping[str, Any], source: str) -> str:
         keys = " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
         raise UserError(f"{source} cannot be changed without losing its form", hint=f"Set by hand: {keys}")
     return changed
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which what an alias repeats is there twice."""
+    if isinstance(value, dict):
+        return {key: _unshared(one) for key, one in value.items()}
+    return [_unshared(one) for one in value] if isinstance(value, list) else value
 
 
 def _set(text: str, section: str, name: str, value: Any) -> str:
