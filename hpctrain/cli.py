@@ -14,6 +14,7 @@ import hpctrain
 from hpctrain import data_commands, stopping
 from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
+from hpctrain.launch.binding import Seat
 from hpctrain.registry import nearest
 
 _TARGET = "an experiment (YAML file) or a run directory"
@@ -85,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: list[str]) -> argparse.Namespace:
     commands = [word for word in words if not word.startswith("-")]
-    known = ["run", *_STEPS, "lr-find", "export", "data", "doctor"]
+    known = ["run", *_STEPS, "lr-find", "tune", "export", "data", "doctor"]
     if commands and commands[0] not in [*known, "worker"]:
         raise UserError(f"unknown command {commands[0]!r}", hint=nearest(commands[0], known, "commands are"))
     if commands[:1] == ["data"]:
@@ -107,9 +108,11 @@ def _say(error: UserError) -> int:
 def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "worker":
         stopping.listen()
-        from hpctrain.worker import work
+        seat = Seat(os.environ)
+        from hpctrain.worker import work  # and torch with it
 
-        work(options.step, options.run, profile=options.profile)
+        seat.loaded()
+        work(options.step, options.run, seat.line, profile=options.profile)
         return 0
     if options.command == "data":
         return data_commands.perform(options)
@@ -117,6 +120,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return _export(options)
     if options.command == "lr-find":
         return _lr_find(options)
+    if options.command == "tune":
+        return _tune(options)
     if options.command == "doctor":
         from hpctrain.doctor import examine
 
@@ -175,6 +180,15 @@ def _lr_find(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from hpctrain.tuning.command import Tuning
+
+    Tuning(options.target, options.overrides, Console(soft_wrap=True)).perform(
+        minutes=options.minutes, dry_run=options.dry_run, allow_precision=options.allow_precision
+    )
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hpctrain",
@@ -192,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
     _add_lr_find(commands)
+    _add_tune(commands)
     _add_export(commands)
     data_commands.add(commands)
     commands.add_parser(
@@ -258,6 +273,37 @@ def _add_export(commands: "argparse._SubParsersAction[Any]") -> None:
         "--checkpoint", choices=["best", "last"], default="best", help="which weights (default: best)"
     )
     export.add_argument("--output", type=Path, help="file to write (default: RUN/model.safetensors)")
+
+
+def _add_tune(commands: "argparse._SubParsersAction[Any]") -> None:
+    text = "Measure which ranks, threads, precision and layout train fastest here, and write the best down."
+    tune = commands.add_parser(
+        "tune",
+        help=text,
+        description=f"{text} The network and the global batch stay; the time is that of real ranks on batches in memory. "
+        "What was measured is kept as it comes (tuning.json), the file as it was as FILE.before-tune. See docs/tuning.md.",
+        epilog="example: hpctrain tune runs/demo --minutes 10 --dry-run",
+    )
+    tune.add_argument("target", type=Path, help=_TARGET)
+    tune.add_argument(
+        "overrides", nargs="*", default=[], metavar="key.sub=value", help="change a key for the measurements"
+    )
+    tune.add_argument("--minutes", type=_minutes, default=5.0, help="how long to measure, about (default: 5)")
+    tune.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    tune.add_argument(
+        "--allow-precision", action="store_true",
+        help="also take bf16, where it is fastest: it changes the result of training",
+    )  # fmt: skip
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of minutes above 0, not {text!r}")
+    return minutes
 
 
 def _count(text: str) -> int:

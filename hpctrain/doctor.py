@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hpctrain import machine
+from hpctrain import machine, topology
+from hpctrain.cgroups import write_list
+from hpctrain.topology import Topology
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,30 @@ def gpus() -> list[str]:
     return [f"{p.name} ({p.total_memory / 2**30:.0f} GiB)" for p in properties]
 
 
+def processor(found: Topology) -> list[str]:
+    """What ranks can be placed on, in a few lines."""
+    nodes = ", ".join(
+        f"{number}: {sum(core.node == number for core in found.cores)} cores" for number in found.cpu_nodes
+    )
+    each = f" of {found.hyperthreads} hyperthreads" if found.hyperthreads > 1 else ""
+    first = f"Processor: {len(found.cores)} cores{each}, {found.sockets} socket(s), NUMA nodes {nodes}"
+    lines = [f"{first}; CPUs {write_list(found.cpus)} of {found.online} are ours"]
+    slow = sum(core.speed < 1 for core in found.cores)
+    if slow:
+        lines.append(f"  {slow} of them are slower cores, which ranks use only where that is faster in step")
+    if found.quota is not None:
+        lines.append(f"  a cgroup gives the time of {found.quota:g} CPUs: ranks are not bound to cores")
+    for node in found.memory_nodes:
+        size = "" if node.memory_bytes is None else f" ({node.memory_bytes / 2**30:.0f} GiB)"
+        lines.append(
+            f"  NUMA node {node.number} is memory alone{size}, which first touch leaves empty: `numactl --preferred="
+            f"{node.number} hpctrain …` uses it"
+        )
+    if not found.described:
+        lines.append("  the kernel does not describe it here: every CPU counts as a core")
+    return lines
+
+
 def examine(console: Console) -> int:
     """Print what is here; 0 when every step of a run can be done, 1 otherwise."""
     facts = machine.describe()
@@ -95,6 +121,10 @@ def examine(console: Console) -> int:
     )
     console.print(f"{facts['cores']} cores ({facts['cpu']}), {facts['memory_bytes'] / 2**30:.1f} GiB memory, "
                   f"{free:.0f} GiB free here", highlight=False)  # fmt: skip
+    from hpctrain.tuning import bf16  # torch
+
+    for line in [*processor(topology.here()), f"  {bf16.measure()}"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"GPU: {', '.join(gpus()) or 'none that torch can use'}", highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0))
     for title in ("", "part", "found, or how to get it", "needed for"):

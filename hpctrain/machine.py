@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hpctrain
+from hpctrain.cgroups import read_limits
 
 PACKAGES = (
     "torch", "numpy", "h5py", "pydantic", "scikit-learn", "matplotlib", "mpi4py", "mpich", "pythia8mc", "fastjet",
@@ -19,21 +20,15 @@ PACKAGES = (
 
 
 def cores() -> int:
-    """Cores this process may use: the affinity mask, cut down by a cgroup's CPU quota (containers, batch jobs)."""
-    available = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            available = min(available, max(1, int(quota) // int(period)))
-    return available
+    """CPUs this process may use at a time: the affinity mask, cut down by a cgroup's quota (containers, batch jobs)."""
+    available, quota = len(os.sched_getaffinity(0)), read_limits().cpus
+    return available if quota is None else min(available, max(1, int(quota)))
 
 
 def memory_bytes() -> int:
     """Memory of this machine, or of this cgroup where that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):
-        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return total
+    return min(total, read_limits().memory_bytes or total)
 
 
 def peak_memory_bytes() -> int:

@@ -19,10 +19,14 @@ from hpctrain.parallel.communicator import SingleCommunicator, connect
 from hpctrain.parallel.environment import detect
 from hpctrain.run import RunDirectory
 from hpctrain.steps import STEPS
+from hpctrain.tuning.timing import TUNE, Timing
+
+_KNOWN = {**STEPS, TUNE.name: TUNE}
 
 
-def work(name: str, path: Path, *, profile: bool = False) -> None:
-    """Do one step as one of its ranks; ``profile``: training leaves a trace of a few steps.
+def work(name: str, path: Path, seat: str, *, profile: bool = False) -> None:
+    """Do one step as one of its ranks; ``seat`` says in a line which cores and threads this one has, ``profile``:
+    training leaves a trace of a few steps.
 
     Ends the process with exit code 2 (user's mistake) or 1 when it fails, ``stopping.GO_ON_LATER`` when it stopped
     because it was asked to.
@@ -36,10 +40,11 @@ def work(name: str, path: Path, *, profile: bool = False) -> None:
         # Room for a last word is taken now: when the disk is full there is none.
         note.write_bytes(b" " * 4096)
         # One write: lines of ranks that share the log do not run into each other.
-        sys.stdout.write(RANK_LINE.format(rank=_rank(), pid=os.getpid()) + "\n")
+        line = RANK_LINE.format(rank=_rank(), pid=os.getpid()) + "\n"
+        sys.stdout.write(line + (seat + "\n" if _KNOWN[name].parallel else ""))
         sys.stdout.flush()
         stopping.watch(run.stop_path(name), f"rank {_rank()}")
-        if not STEPS[name].stops_when_asked(run.experiment):
+        if not _KNOWN[name].stops_when_asked(run.experiment):
             stopping.end_at_once()
         _work(name, run)
         note.unlink()
@@ -59,8 +64,8 @@ def _rank() -> int:
 
 def _work(name: str, run: RunDirectory) -> None:
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", machine.cores())))
-    step = STEPS[name]
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))  # which took its seat's number
+    step = _KNOWN[name]
     engine = run.experiment.launch.build().engine
     communicator = connect(engine) if step.parallel else SingleCommunicator()
     started = int(os.environ.get(STARTED_RANKS, communicator.size))
@@ -69,7 +74,7 @@ def _work(name: str, run: RunDirectory) -> None:
             f"{started} ranks were started, but each sees {communicator.size}: this mpiexec is not understood",
             hint="Use the mpiexec of `pip install 'hpctrain[mpi]'`, or set launch.engine=gloo",
         )
-    owner = getattr(run.experiment, step.sections[0]).build()
+    owner = Timing() if step is TUNE else getattr(run.experiment, step.sections[0]).build()
     with run.tracker(name, active=communicator.rank == 0) as tracker:
         arguments = (run, tracker, communicator) if step.parallel else (run, tracker)
         try:

@@ -1,14 +1,18 @@
 """Fixtures shared by the rooms: a toy dataset (synthetic, labelled so), toy runs, a full disk."""
 
+import importlib.util
 import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from hpctrain import registry
+from hpctrain.cgroups import parse_list, write_list
 from hpctrain.config import Experiment
 from hpctrain.data.columns import SparseRows
 from hpctrain.data.schema import DenseField, SparseField
@@ -16,6 +20,7 @@ from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.parallel.communicator import Communicator, connect
 from hpctrain.parallel.environment import detect
 from hpctrain.run import RunDirectory
+from hpctrain.topology import Topology, read_topology
 
 TOY_FIELDS = {
     "image": SparseField(shape=(3, 16, 16)),
@@ -93,6 +98,16 @@ def world(request: pytest.FixtureRequest) -> Iterator[Communicator]:
     communicator.close()
 
 
+@pytest.fixture(scope="session")
+def slurm_class() -> Any:
+    """``Slurm`` of ``tests/ingest/clusters``: real daemons, for as long as a test wants them."""
+    path = Path(__file__).parent / "ingest" / "clusters" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("slurm_of_tests", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Slurm
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB: a full disk, caused. Needs root or a user namespace, as CI and containers have."""
@@ -107,3 +122,43 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _plant(facts: dict, root: Path) -> None:
+    """The files of ``sys`` and ``proc`` that a machine of ``tests/machines`` has."""
+    files = {name: str(text) for name, text in facts.get("files", {}).items()}
+    cores, threads = facts.get("cores", 0), facts.get("threads", 1)
+    siblings = [parse_list(text) for text in facts.get("siblings", [])] or [
+        frozenset(range(core, cores * threads, cores)) for core in range(cores)
+    ]
+    cpus = frozenset().union(*siblings)
+    sys = "sys/devices/system"
+    if cpus:
+        files[f"{sys}/cpu/online"] = write_list(cpus)
+    for number, together in enumerate(siblings):
+        for cpu in together:
+            files[f"{sys}/cpu/cpu{cpu}/topology/thread_siblings_list"] = write_list(together)
+            socket = number * facts.get("sockets", 1) // len(siblings)
+            files[f"{sys}/cpu/cpu{cpu}/topology/physical_package_id"] = str(socket)
+    if facts["nodes"]:
+        files[f"{sys}/node/online"] = write_list(tuple(range(len(facts["nodes"]))))
+    for number, node in enumerate(facts["nodes"]):
+        ours = frozenset().union(*(siblings[core] for core in parse_list(node.get("cores", ""))))
+        files[f"{sys}/node/node{number}/cpulist"] = node.get("cpus", write_list(ours))
+        files[f"{sys}/node/node{number}/meminfo"] = f"Node {number} MemTotal: {node['memory_gib'] * 2**20} kB"
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if text.endswith("\n") else text + "\n")
+
+
+@pytest.fixture
+def machine_named(tmp_path: Path) -> Callable[..., Topology]:
+    """The topology of a machine of ``tests/machines``, read from files as its kernel shows them."""
+
+    def read(name: str, allowed: frozenset[int] | None = None) -> Topology:
+        facts = yaml.safe_load((Path(__file__).parent / "machines" / f"{name}.yaml").read_text())
+        _plant(facts, tmp_path / name)
+        return read_topology(tmp_path / name, allowed)
+
+    return read

@@ -14,7 +14,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
     return int(caught.value.code or 0), captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", ["run", *STEPS, "export", "doctor"])
+@pytest.mark.parametrize("command", ["run", *STEPS, "export", "tune", "doctor"])
 def test_every_command_explains_itself_with_an_example(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
@@ -37,6 +37,8 @@ def test_the_list_of_commands_is_in_the_order_of_a_run(capsys):
         (["train", "tests"], "tests has no config.yaml"),
         (["train", "tests", "--force", "training.epochs=3"], "tests has no config.yaml"),
         (["run", "x" * 300], "File name too long"),
+        (["tune", "configs/demo.yaml", "--minutes", "0"], "a number of minutes above 0, not '0'"),
+        (["tune", "configs/nosuch.yaml"], "no configuration file configs/nosuch.yaml"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, words, monkeypatch, request):

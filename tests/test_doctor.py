@@ -1,9 +1,10 @@
 import io
 
+import pytest
 from rich.console import Console
 
 from hpctrain import doctor
-from hpctrain.doctor import NEEDS, Need, examine, package, program
+from hpctrain.doctor import NEEDS, Need, examine, package, processor, program
 
 
 def examined(monkeypatch, needs) -> tuple[int, str]:
@@ -35,8 +36,29 @@ def test_the_machine_is_described(monkeypatch):
     _, text = examined(monkeypatch, NEEDS)
     assert "cores" in text
     assert "GPU" in text
+    assert "Processor: " in text
+    assert "bf16 " in text
     for need in NEEDS:
         assert need.name in text
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (
+            "knl-quad-flat",
+            ["68 cores of 4 hyperthreads", "CPUs 0-271 of 272", "NUMA node 1 is memory alone (16 GiB)"],
+        ),
+        ("perlmutter-cpu", ["2 socket(s)", "0: 16 cores, 1: 16 cores"]),
+        ("laptop-hybrid", ["8 of them are slower cores"]),
+        ("container-v2", ["CPUs 2-5 of 8", "a cgroup gives the time of 1.5 CPUs"]),
+        ("nothing", ["the kernel does not describe it"]),
+    ],
+)
+def test_the_processor_in_words(machine_named, machine, words):
+    said = "\n".join(processor(machine_named(machine)))
+    for word in words:
+        assert word in said
 
 
 def test_programs_are_asked_for_their_version(tmp_path):

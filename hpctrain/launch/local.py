@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import psutil
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
-from hpctrain import machine, stopping
+from hpctrain import stopping, topology
+from hpctrain.cgroups import write_list
 from hpctrain.config import AnyComponent, ComponentConfig, component, section
 from hpctrain.errors import UserError
 from hpctrain.launch.base import Job
+from hpctrain.launch.binding import LEAVE_TO_US, Bind, Wish
 from hpctrain.registry import register
 
 _PATIENCE_S = 8.0
@@ -45,7 +47,14 @@ class LocalLauncher:
         ranks: PositiveInt = 1
         """Processes that train together."""
         threads: PositiveInt | None = None
-        """Threads of each rank; None shares the cores out evenly."""
+        """Threads of each rank; None takes one for each of its cores."""
+        bind: Bind = "auto"
+        """Whether each rank keeps to cores of its own: ``auto`` where it helps and nobody (Slurm, mpiexec) has bound it,
+        ``cores`` always, ``none`` never. See docs/launch.md."""
+        hyperthreads: bool = False
+        """Compute on every hardware thread of a core; otherwise on one, and the others are for what runs beside."""
+        spare_cores: NonNegativeInt = 0
+        """Cores of the machine left to the operating system (2 of the 68 of Knights Landing)."""
         engine: Annotated[AnyComponent, component("engines", "mpi")] = section("engines", "mpi")
         """How ranks talk to each other: ``mpi`` (started by mpiexec) or ``gloo`` (needs nothing beside torch)."""
 
@@ -55,17 +64,36 @@ class LocalLauncher:
         self.engine = config.engine
 
     def check(self, *, parallel: bool) -> None:
-        """Raise ``UserError`` when mpiexec is needed and absent."""
+        """Raise ``UserError`` when mpiexec is needed and absent, or no core is left."""
         if parallel and self.ranks > 1 and self.engine.kind == "mpi":
             mpiexec()
+        self._wish(self.ranks if parallel else 1, parallel=parallel)
+
+    def _wish(self, ranks: int, *, parallel: bool) -> Wish:
+        """What each rank is told of its place. Raises ``UserError`` when no core is left for them."""
+        config, here = self.config, topology.here()
+        if config.spare_cores >= len(here.cores):
+            raise UserError(
+                f"launch.spare_cores={config.spare_cores} leaves none of the {len(here.cores)} cores here",
+                hint="Give fewer",
+            )
+        return Wish(
+            # A single process starts others (simulation, compilers), which must not end up on its first core.
+            bind=config.bind if parallel else "none",
+            threads=config.threads,
+            hyperthreads=config.hyperthreads,
+            spare_cores=config.spare_cores,
+            ranks=ranks,
+            cpus=write_list(here.cpus),
+        )
 
     def start(self, arguments: list[str], log: Path, *, parallel: bool) -> Job:
         """Start the step. Raises ``UserError`` when mpiexec is needed and absent."""
         ranks = self.ranks if parallel else 1
-        threads = self.config.threads or max(1, machine.cores() // ranks)
         environment = {
+            **({} if self.config.bind == "none" else LEAVE_TO_US),
             **os.environ,
-            "OMP_NUM_THREADS": str(threads),
+            **self._wish(ranks, parallel=parallel).to_environment(),
             "HPCTRAIN_PARENT": str(os.getpid()),
             STARTED_RANKS: str(ranks),
             "PYTHONUNBUFFERED": "1",

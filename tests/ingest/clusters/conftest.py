@@ -32,11 +32,13 @@ class Slurm:
         cpus: int = 2,
         memory_mb: int = 4000,
         partitions: Mapping[str, str] | None = None,
+        task_plugin: str = "task/none",
     ) -> None:
         self.folder = folder
         self.nodes = nodes
         self.cpus = cpus
         self.memory_mb = memory_mb
+        self.task_plugin = task_plugin
         self.partitions = partitions or {"main": "MaxTime=INFINITE"}
         self._daemons: list[int] = []
 
@@ -149,7 +151,7 @@ class Slurm:
             "JobCompLoc": at / "jobs",
             # No cgroups, no systemd, no prolog: what a container has is enough.
             "ProctrackType": "proctrack/linuxproc",
-            "TaskPlugin": "task/none",
+            "TaskPlugin": self.task_plugin,
             "JobAcctGatherType": "jobacct_gather/none",
             "MpiDefault": "none",
             "SelectType": "select/cons_tres",
