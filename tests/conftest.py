@@ -1,9 +1,12 @@
-"""Fixtures shared by the rooms: a toy dataset (synthetic, labelled so), toy runs, a full disk."""
+"""Fixtures shared by the rooms: a toy dataset (synthetic, labelled so), toy runs, a full disk, a Slurm."""
 
+import importlib.util
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,3 +110,24 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _slurm_class() -> Any:
+    path = Path(__file__).parent / "ingest" / "clusters" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("slurm_of_tests", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Slurm
+
+
+@pytest.fixture(scope="session")
+def resolvable_slurm() -> Iterator[Any]:
+    """A Slurm of two nodes of two CPUs whose names lead to this machine, so that ranks can meet there. Fails, and does
+    not skip, where Slurm cannot run."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
+        cluster = _slurm_class()(Path(folder), nodes=("127.0.0.1", "127.0.0.2"))
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
