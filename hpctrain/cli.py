@@ -15,6 +15,7 @@ from hpctrain import data_commands, stopping
 from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
 from hpctrain.registry import nearest
+from hpctrain.sweep import command as sweep_command
 
 _TARGET = "an experiment (YAML file) or a run directory"
 
@@ -85,7 +86,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: list[str]) -> argparse.Namespace:
     commands = [word for word in words if not word.startswith("-")]
-    known = ["run", *_STEPS, "export", "data", "doctor"]
+    known = ["run", *_STEPS, "sweep", "export", "data", "doctor"]
     if commands and commands[0] not in [*known, "worker"]:
         raise UserError(f"unknown command {commands[0]!r}", hint=nearest(commands[0], known, "commands are"))
     if commands[:1] == ["data"]:
@@ -113,6 +114,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return 0
     if options.command == "data":
         return data_commands.perform(options)
+    if options.command == "sweep":
+        return _sweep(options)
     if options.command == "export":
         return _export(options)
     if options.command == "doctor":
@@ -151,6 +154,15 @@ def _do_steps(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from hpctrain.display import Terminal
+
+    # Where there is no terminal nobody knows the width: tables in files and pipes are not folded for a narrow one.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with stopping.Warned() as warned, Terminal(console) as display:
+        return sweep_command.perform(options, console, display, warned)
+
+
 def _export(options: argparse.Namespace) -> int:
     from hpctrain.run import RunDirectory
     from hpctrain.training.export import export_weights
@@ -176,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
+    sweep_command.add(commands, _count)
     _add_export(commands)
     data_commands.add(commands)
     commands.add_parser(

@@ -14,7 +14,7 @@ import hpctrain
 
 PACKAGES = (
     "torch", "numpy", "h5py", "pydantic", "scikit-learn", "matplotlib", "mpi4py", "mpich", "pythia8mc", "fastjet",
-    "awkward", "dask", "hls4ml", "torch-geometric", "alkaid", "wandb", "tensorflow", "horovod",
+    "awkward", "dask", "hls4ml", "torch-geometric", "alkaid", "optuna", "wandb", "tensorflow", "horovod",
 )  # fmt: skip
 
 
