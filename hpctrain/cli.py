@@ -165,9 +165,14 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     from hpctrain.run import RunDirectory
-    from hpctrain.training.export import export_weights
+    from hpctrain.training.export import export_onnx, export_weights
 
-    path = export_weights(RunDirectory.open(options.target), options.output, options.checkpoint)
+    run = RunDirectory.open(options.target)
+    if options.format == "onnx":
+        path, parity = export_onnx(run, options.output, options.checkpoint)
+        print(f"onnxruntime as torch: {parity}", file=sys.stderr)
+    else:
+        path = export_weights(run, options.output, options.checkpoint)
     print(path)
     return 0
 
@@ -228,17 +233,21 @@ def _add_steps(commands: "argparse._SubParsersAction[Any]", name: str, text: str
 
 
 def _add_export(commands: "argparse._SubParsersAction[Any]") -> None:
-    text = "Write the weights of a trained run alone, for other programs."
-    example = "hpctrain export runs/demo --output weights.safetensors"
+    text = "Write the network of a trained run for other programs: its weights, or the whole of it as ONNX."
+    example = "hpctrain export runs/demo --format onnx"
     export = commands.add_parser("export", help=text, description=text, epilog=f"example: {example}")
     export.add_argument("target", type=Path, help="a run directory")
     export.add_argument(
-        "--format", choices=["safetensors"], default="safetensors", help="safetensors holds no code"
+        "--format",
+        choices=["safetensors", "onnx"],
+        default="safetensors",
+        help="safetensors: the weights alone; onnx: the network with the scaling of its inputs, compared with torch on held-out "
+        "events (needs the extra onnx)",
     )
     export.add_argument(
         "--checkpoint", choices=["best", "last"], default="best", help="which weights (default: best)"
     )
-    export.add_argument("--output", type=Path, help="file to write (default: RUN/model.safetensors)")
+    export.add_argument("--output", type=Path, help="file to write (default: RUN/model.FORMAT)")
 
 
 def _count(text: str) -> int:

@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from hpctrain.errors import UserError
 from hpctrain.sweep.config import read_sweep
 from hpctrain.sweep.directory import Sweep
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,14 @@ def test_a_mistake_is_one_line_before_anything_is_written(sweep_file, tmp_path, 
     with pytest.raises(UserError, match=words):
         Sweep.open(path).check()
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_the_sweeps_that_come_with_hpctrain_can_be_done(path, kind):
+    sweep = Sweep.open(path, [f"search.kind={kind}"])
+    sweep.check()
+    assert sweep.count > 1
 
 
 def test_the_experiment_is_relative_to_the_file_and_changes_may_be_nested(sweep_file, tmp_path, monkeypatch):
