@@ -20,11 +20,12 @@ def script(
     at_once: int | None,
     folder: Path,
     *,
+    cpus: int = 1,
     retry_failed: bool = False,
 ) -> str:
     """The text for ``sbatch``: ``array.sbatch`` with its words filled in.
 
-    ``numbers`` are the trials, at most ``at_once`` of them at work together; ``sweep`` is the directory of the sweep
+    ``numbers`` are the trials, at most ``at_once`` of them at work together, with ``cpus`` cores each; ``sweep`` is the directory of the sweep
     and ``folder`` where hpctrain was started (paths of the experiment are relative to it). What sbatch is given on
     its command line (account, time, cores) wins over what stands here.
     """
@@ -34,6 +35,7 @@ def script(
         array=ranges(numbers) + (f"%{at_once}" if at_once else ""),
         folder=shlex.quote(str(folder)),
         log=shlex.quote(str(sweep).replace("%", "%%") + "/logs/array-%a.log"),
+        cpus=cpus,
         warn=WARN_S,
         command=shlex.join(
             [

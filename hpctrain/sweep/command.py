@@ -127,7 +127,7 @@ def _array(
     path = sweep.path.resolve()
     text = script(
         f"hpctrain-{sweep.config.name}", path, numbers, options.jobs, Path.cwd(),
-        retry_failed=options.retry_failed,
+        cpus=_cores(sweep), retry_failed=options.retry_failed,
     )  # fmt: skip
     if options.dry_run:
         print(text, end="")
@@ -140,6 +140,12 @@ def _array(
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip
     return 0
+
+
+def _cores(sweep: Sweep) -> int:
+    """Of one trial: its ranks with their threads, where the launcher has such."""
+    launch = sweep.base.launch
+    return getattr(launch, "ranks", 1) * (getattr(launch, "threads", None) or 1)
 
 
 def _list(sweep: Sweep, options: argparse.Namespace, console: Console) -> int:

@@ -13,9 +13,10 @@ from hpctrain.sweep.directory import Sweep
 
 
 def test_the_script_says_what_it_does(tmp_path):
-    text = script("hpctrain-x", tmp_path / "a b", [0, 1, 2, 5], 2, tmp_path, retry_failed=True)
+    text = script("hpctrain-x", tmp_path / "a b", [0, 1, 2, 5], 2, tmp_path, cpus=4, retry_failed=True)
     lines = text.splitlines()
     assert "#SBATCH --array=0-2,5%2" in lines
+    assert "#SBATCH --cpus-per-task=4" in lines
     assert f"#SBATCH --output='{tmp_path}/a b/logs/array-%a.log'" in lines
     assert (
         f"{sys.executable} -m hpctrain sweep '{tmp_path}/a b' --retry-failed --trial \"$SLURM_ARRAY_TASK_ID\" &"

@@ -75,20 +75,30 @@ def test_from_the_file_to_the_table_and_the_picture(capsys, sweep_file):
 
 
 @pytest.mark.slow
-def test_stopped_it_ends_with_75_and_goes_on_from_the_checkpoint(sweep_file):
-    file = sweep_file(search="grid", parameters={"training.epochs": [60, 1]})
+@pytest.mark.parametrize(
+    ("signum", "code", "words"),
+    [
+        (signal.SIGTERM, 75, "sweep stopped with 0 of 2 trials done (train stopped after"),
+        (signal.SIGINT, 130, "interrupted; the same command"),
+    ],
+)
+def test_stopped_it_goes_on_from_the_checkpoint(sweep_file, signum, code, words):
+    file = sweep_file(search="grid", parameters={"training.epochs": [40, 1]})
     command = [sys.executable, "-m", "hpctrain", "sweep", str(file)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     trial = Sweep.open(file).trial_path(0)
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     end = time.monotonic() + 60
     while not any((trial / "checkpoints").glob("step-*.pt")):
         assert time.monotonic() < end
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signum)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
-    assert "sweep stopped with 0 of 2 trials done (train stopped after" in said
+    assert process.returncode == code, said
+    assert words in said
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert '"resume"' in (trial / "metrics.jsonl").read_text()
