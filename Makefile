@@ -44,7 +44,7 @@ bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, rank
 	$(BIN)/python -m benchmarks.whole_epoch
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,graphs,cluster,dev,tracking]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,data,graphs,cluster,dev,tracking,onnx,sweep]'
 	touch $@
 
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt

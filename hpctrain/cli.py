@@ -16,6 +16,7 @@ from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
 from hpctrain.launch.binding import Seat
 from hpctrain.registry import nearest
+from hpctrain.sweep import command as sweep_command
 
 _TARGET = "an experiment (YAML file) or a run directory"
 
@@ -86,7 +87,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(words: list[str]) -> argparse.Namespace:
     commands = [word for word in words if not word.startswith("-")]
-    known = ["run", *_STEPS, "lr-find", "tune", "export", "data", "doctor"]
+    known = ["run", *_STEPS, "sweep", "lr-find", "tune", "export", "data", "doctor"]
     if commands and commands[0] not in [*known, "worker"]:
         raise UserError(f"unknown command {commands[0]!r}", hint=nearest(commands[0], known, "commands are"))
     if commands[:1] == ["data"]:
@@ -116,6 +117,8 @@ def _dispatch(options: argparse.Namespace) -> int:
         return 0
     if options.command == "data":
         return data_commands.perform(options)
+    if options.command == "sweep":
+        return _sweep(options)
     if options.command == "export":
         return _export(options)
     if options.command == "lr-find":
@@ -159,11 +162,25 @@ def _do_steps(options: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(options: argparse.Namespace) -> int:
+    from hpctrain.display import Terminal
+
+    # Where there is no terminal nobody knows the width: tables in files and pipes are not folded for a narrow one.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with stopping.Warned() as warned, Terminal(console) as display:
+        return sweep_command.perform(options, console, display, warned)
+
+
 def _export(options: argparse.Namespace) -> int:
     from hpctrain.run import RunDirectory
-    from hpctrain.training.export import export_weights
+    from hpctrain.training.export import export_onnx, export_weights
 
-    path = export_weights(RunDirectory.open(options.target), options.output, options.checkpoint)
+    run = RunDirectory.open(options.target)
+    if options.format == "onnx":
+        path, parity = export_onnx(run, options.output, options.checkpoint)
+        print(f"onnxruntime as torch: {parity}", file=sys.stderr)
+    else:
+        path = export_weights(run, options.output, options.checkpoint)
     print(path)
     return 0
 
@@ -205,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
+    sweep_command.add(commands, _count)
     _add_lr_find(commands)
     _add_tune(commands)
     _add_export(commands)
@@ -262,17 +280,21 @@ def _add_lr_find(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def _add_export(commands: "argparse._SubParsersAction[Any]") -> None:
-    text = "Write the weights of a trained run alone, for other programs."
-    example = "hpctrain export runs/demo --output weights.safetensors"
+    text = "Write the network of a trained run for other programs: its weights, or the whole of it as ONNX."
+    example = "hpctrain export runs/demo --format onnx"
     export = commands.add_parser("export", help=text, description=text, epilog=f"example: {example}")
     export.add_argument("target", type=Path, help="a run directory")
     export.add_argument(
-        "--format", choices=["safetensors"], default="safetensors", help="safetensors holds no code"
+        "--format",
+        choices=["safetensors", "onnx"],
+        default="safetensors",
+        help="safetensors: the weights alone; onnx: the network with the scaling of its inputs, compared with torch on held-out "
+        "events (needs the extra onnx)",
     )
     export.add_argument(
         "--checkpoint", choices=["best", "last"], default="best", help="which weights (default: best)"
     )
-    export.add_argument("--output", type=Path, help="file to write (default: RUN/model.safetensors)")
+    export.add_argument("--output", type=Path, help="file to write (default: RUN/model.FORMAT)")
 
 
 def _add_tune(commands: "argparse._SubParsersAction[Any]") -> None:

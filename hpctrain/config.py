@@ -161,14 +161,19 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"override {override!r}: the value is not valid YAML", hint="Quote it") from error
+    set_key(data, key, value, f"override {override!r}")
+
+
+def set_key(data: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set the dotted ``key`` in nested mappings (numbers index lists); ``source`` says in errors who asks for it."""
     *parents, last = key.split(".")
     here: Any = data
     for depth, name in enumerate(parents):
         if isinstance(here, list):
-            here = here[_index(here, name, override)]
+            here = here[_index(here, name, source)]
             continue
         if not isinstance(here, dict):
-            raise UserError(f"override {override!r}: {'.'.join(parents[:depth])} is a value, not a section")
+            raise UserError(f"{source}: {'.'.join(parents[:depth])} is a value, not a section")
         if isinstance(here.get(name), str):  # a section given as just its kind
             here[name] = {"kind": here[name]}
         elif here.get(name) is None:
@@ -176,21 +181,19 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         elif isinstance(here[name], tuple):
             here[name] = list(here[name])
         elif not isinstance(here[name], dict | list):
-            raise UserError(
-                f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value, not a section"
-            )
+            raise UserError(f"{source}: {'.'.join(parents[: depth + 1])} is a value, not a section")
         here = here[name]
     if isinstance(here, list):
-        here[_index(here, last, override)] = value
+        here[_index(here, last, source)] = value
     elif isinstance(here, dict):
         if last == "kind" and here.get("kind", value) != value:
             here.clear()  # the keys of the other kind go with it
         here[last] = value
     else:
-        raise UserError(f"override {override!r}: {'.'.join(parents)} is a value, not a section")
+        raise UserError(f"{source}: {'.'.join(parents)} is a value, not a section")
 
 
-def _index(items: list[Any], name: str, override: str) -> int:
+def _index(items: list[Any], name: str, source: str) -> int:
     if not (name.isascii() and name.isdigit()) or int(name) >= len(items):
-        raise UserError(f"override {override!r}: {name!r} is not one of the positions 0 to {len(items) - 1}")
+        raise UserError(f"{source}: {name!r} is not one of the positions 0 to {len(items) - 1}")
     return int(name)

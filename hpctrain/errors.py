@@ -35,6 +35,10 @@ class LostRank(UserError):
     """A rank died or hung: nobody's mistake, so the same may be tried again. Shown as one line, exit code 2."""
 
 
+class InUse(UserError):
+    """Another hpctrain works in the same directory."""
+
+
 class Stopped(HpctrainError):
     """Work was asked to stop (a signal) and was left whole: one line, exit code ``stopping.GO_ON_LATER``."""
 

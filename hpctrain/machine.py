@@ -15,7 +15,7 @@ from hpctrain.cgroups import read_limits
 
 PACKAGES = (
     "torch", "numpy", "h5py", "pydantic", "scikit-learn", "matplotlib", "mpi4py", "mpich", "pythia8mc", "fastjet",
-    "awkward", "dask", "hls4ml", "torch-geometric", "alkaid", "wandb", "tensorflow", "horovod",
+    "awkward", "dask", "hls4ml", "torch-geometric", "alkaid", "optuna", "wandb", "tensorflow", "horovod",
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ GROUPS: dict[str, str] = {
     "report": "hpctrain.report",
     "launch": "hpctrain.launch",
     "engines": "hpctrain.parallel",
+    "searches": "hpctrain.sweep.searches",
 }
 """Group of components → the room (package) whose modules hold the built-in ones."""
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from hpctrain import machine
 from hpctrain.config import Experiment
-from hpctrain.errors import UserError
+from hpctrain.errors import InUse, UserError
 from hpctrain.files import as_user_error, read_json, write_atomically, write_json
 from hpctrain.track import Sink, Tracker, sinks
 
@@ -169,7 +169,10 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second hpctrain out of this directory; released by the system when the process ends."""
+        """Keep a second hpctrain out of this directory; released by the system when the process ends.
+
+        Raises ``InUse`` when there is one.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
@@ -178,7 +181,7 @@ class RunDirectory:
         try:
             if not _flock(descriptor, fcntl.LOCK_EX):
                 owner = os.read(descriptor, 64).decode() or "?"
-                raise UserError(
+                raise InUse(
                     f"{self.path} is in use by another hpctrain (process {owner})",
                     hint="Wait for it, or start another run with name=NEW",
                 )

@@ -134,7 +134,12 @@ def _changes(name: str, before: Experiment, after: Experiment) -> list[str]:
     """``key: old → new`` of every key that differs and that the step follows from."""
     steps = [step for step in STEPS.values() if step.name == name or follows(name, {step.name})]
     sections = {"seed", *(section for step in steps for section in step.sections)}
-    old, new = (_flat(e.model_dump(mode="json", include=sections)) for e in (before, after))
+    return differences(*(e.model_dump(mode="json", include=sections) for e in (before, after)))
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """``key: old → new`` of every dotted key in which two configurations (as JSON) differ."""
+    old, new = _flat(before), _flat(after)
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     # Another kind has other keys: its name says it all.
     kinds = [key.removesuffix("kind") for key in keys if key.endswith(".kind") or key == "kind"]

@@ -1,8 +1,9 @@
-"""Fixtures shared by the rooms: a toy dataset (synthetic, labelled so), toy runs, a full disk."""
+"""Fixtures shared by the rooms: a toy dataset (synthetic, labelled so), toy runs, a full disk, a Slurm."""
 
 import importlib.util
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,16 @@ def machine_named(tmp_path: Path) -> Callable[..., Topology]:
         return read_topology(tmp_path / name, allowed)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def resolvable_slurm(slurm_class: Any) -> Iterator[Any]:
+    """A Slurm of two nodes of two CPUs whose names lead to this machine, so that ranks can meet there. Fails, and does
+    not skip, where Slurm cannot run."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", ignore_cleanup_errors=True) as folder:
+        cluster = slurm_class(Path(folder), nodes=("127.0.0.1", "127.0.0.2"))
+        cluster.start()
+        try:
+            yield cluster
+        finally:
+            cluster.stop()

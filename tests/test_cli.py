@@ -14,7 +14,7 @@ def call(capsys, *arguments: str) -> tuple[int, str, str]:
     return int(caught.value.code or 0), captured.out, captured.err
 
 
-@pytest.mark.parametrize("command", ["run", *STEPS, "export", "tune", "doctor"])
+@pytest.mark.parametrize("command", ["run", *STEPS, "sweep", "export", "tune", "doctor"])
 def test_every_command_explains_itself_with_an_example(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0

@@ -1,0 +1,1 @@
+"""Which parameters each trial of a sweep has: one file a way of searching."""
