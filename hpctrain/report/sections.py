@@ -119,13 +119,13 @@ def training(contents: Contents, gallery: Gallery) -> dict[str, Any] | None:
     timed = speed.with_parts(found.epochs)
     parts = ", ".join(f"{name} {share:.0%}" for name, share in speed.shares(timed).items())
     return {
+        "picture": gallery.add("loss", lambda: learning.loss_curves(found, per_epoch), alt),
         "time": gallery.add(
             "time", lambda: speed.time_figure(timed), f"time of {len(timed)} epochs by its parts: {parts}"
         )
         if timed
         else None,
         "slowest": [epoch for epoch in timed if epoch.get("slowest_rank") is not None],
-        "picture": gallery.add("loss", lambda: learning.loss_curves(found, per_epoch), alt),
         "best": best,
         "epochs": len(found.epochs),
         "updates": len(found.steps),

@@ -101,7 +101,7 @@ def test_every_picture_has_words_and_no_id_stands_twice(
 ) -> None:
     _, text, summary = whole
     page = parse(text)
-    assert len(page.pictures) == len(summary["figures"]) == 8
+    assert len(page.pictures) == len(summary["figures"]) == 9
     assert all(len(alt) > 20 for alt in page.pictures)
     assert len(page.ids) == len(set(page.ids))
     for target in re.findall(r'(?:href="|url\()#([^")]+)', text):
@@ -218,7 +218,7 @@ def test_data_of_another_kind_still_have_a_page(
     parse(text)
     assert "names no processes" in text
     assert "hold no images" in text
-    assert summary["figures"] == ["figures/loss.png"]
+    assert summary["figures"] == ["figures/loss.png", "figures/time.png"]
 
 
 def test_a_damaged_file_is_named(complete: RunDirectory, copy_of: Copy, write_report: Report) -> None:
