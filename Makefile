@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format bench clean help
+.PHONY: demo test test-fast coverage lint format bench clean help
 
 help:                 ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -12,14 +12,15 @@ help:                 ## what can be made
 demo: $(VENV)/.ready  ## the main job: collisions to verified firmware (runs/demo/report.html), some 3 minutes on two cores
 	$(BIN)/hpctrain run configs/demo.yaml
 
-test: $(VENV)/.ready-dev lint  ## every test: serially, and the parallel parts again on 2 ranks
-	$(BIN)/python -m pytest --cov --cov-report= $(PYTEST)
-	$(BIN)/mpiexec -n 2 $(BIN)/python -m coverage run -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training tests/data
-	$(BIN)/python -m coverage combine --append --quiet
-	$(BIN)/python -m coverage report
+test: $(VENV)/.ready-dev lint test-fast  ## every test: the long ones after the others, and the parallel parts again on 2 ranks
+	$(BIN)/python -m pytest -m slow --durations=15 $(PYTEST)
+	$(BIN)/mpiexec -n 2 $(BIN)/python -m pytest -q -m mpi -p no:cacheprovider tests/parallel tests/training tests/data
 
-test-fast: $(VENV)/.ready-dev  ## tests without the long ones
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+test-fast: $(VENV)/.ready-dev  ## tests without the long ones, two files at a time
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=15 $(PYTEST)
+
+coverage: $(VENV)/.ready-dev  ## which lines the tests pass through
+	$(BIN)/python -m pytest --cov $(PYTEST)
 
 lint: $(VENV)/.ready-dev  ## style, types, spelling and the floors of the house
 	$(BIN)/ruff check .
