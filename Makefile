@@ -37,6 +37,8 @@ bench: $(VENV)/.ready-dev ## measure: the cost of ours beside a plain loop, rank
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.insight
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.ranks
+	$(BIN)/python -m benchmarks.network
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.many_shards
 	$(BIN)/python -m benchmarks.graph_loading

@@ -1,9 +1,18 @@
-"""What the trainer costs: its step beside a hand-written PyTorch loop on the same preloaded batches, in turn."""
+"""What the trainer costs: its step beside a hand-written PyTorch loop on the same preloaded batches, in turn.
 
+``fused``: our step with the fused optimiser; ``compiled``: with the network compiled too. Lightning's Trainer stands
+beside them where it is installed. One thread, so that threads do not wait for each other.
+"""
+
+import contextlib
+import importlib.util
 import itertools
+import logging
 import statistics
 import time
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +23,11 @@ from hpctrain.models.cnn import WholeDetectorCNN
 from hpctrain.parallel.communicator import SingleCommunicator
 from hpctrain.tasks.base import LossSum, Phase
 from hpctrain.training.trainer import Trainer
+
+Batch = dict[str, torch.Tensor]
+Seconds = Callable[[], float]
+"""Makes some steps; seconds of one."""
+ROUNDS = 15
 
 
 def cnn() -> nn.Module:
@@ -31,57 +45,119 @@ def tagger() -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def plain(build: Callable[[], nn.Module], batches: list[dict[str, torch.Tensor]]) -> float:
-    """Seconds a step of the loop that everybody writes."""
-    torch.manual_seed(0)
-    model = build()
+def timed(step: Callable[[], object], steps: int) -> Seconds:
+    def run() -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return (time.perf_counter() - started) / steps
+
+    run()
+    return run
+
+
+def plain(model: nn.Module, batch: Batch, steps: int) -> Seconds:
+    """The loop that everybody writes."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    started = time.perf_counter()
-    for batch in batches:
+
+    def step() -> float:
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(batch["x"]), batch["y"])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        loss.item()
-    return (time.perf_counter() - started) / len(batches)
+        return loss.item()
+
+    return timed(step, steps)
 
 
-def ours(build: Callable[[], nn.Module], batches: list[dict[str, torch.Tensor]]) -> float:
-    """Seconds a step of ``Trainer`` on the same."""
-    torch.manual_seed(0)
-    model = build()
+def ours(
+    model: nn.Module, batch: Batch, steps: int, *, fused: bool = False, compiled: bool = False
+) -> Seconds:
+    """``Trainer`` on the same."""
+    if compiled:
+        model.compile()
 
-    def loss(batch: dict[str, torch.Tensor]) -> LossSum:
+    def loss(batch: Batch) -> LossSum:
         losses = functional.cross_entropy(model(batch["x"]), batch["y"], reduction="sum")
         return LossSum(losses, float(len(batch["x"])))
 
     phase = Phase("classify", list(model.parameters()), loss)
-    trainer = Trainer([phase], [torch.optim.Adam(phase.parameters, lr=1e-3)], SingleCommunicator())
-    started = time.perf_counter()
-    for batch in batches:
-        trainer.step(batch)
-    return (time.perf_counter() - started) / len(batches)
+    optimizer = torch.optim.Adam(phase.parameters, lr=1e-3, fused=fused or None)
+    trainer = Trainer([phase], [optimizer], SingleCommunicator())
+    return timed(lambda: trainer.step(batch), steps)
+
+
+def lightning(model: nn.Module, batch: Batch, steps: int) -> Seconds:
+    """Lightning's Trainer on the same, without logging, checkpoints and progress bar."""
+    import lightning as pl
+
+    class Module(pl.LightningModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+
+        def training_step(self, part: Batch, _: int) -> torch.Tensor:
+            return functional.cross_entropy(self.network(part["x"]), part["y"])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    module = Module()
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    def run() -> float:
+        marks: list[float] = []
+
+        class Marks(pl.Callback):  # type: ignore[misc]
+            def on_train_batch_end(self, *_: Any) -> None:
+                marks.append(time.perf_counter())
+
+        trainer = pl.Trainer(
+            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[Marks()],
+            enable_progress_bar=False, enable_model_summary=False, barebones=False,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trainer.fit(module, [batch] * (steps + 1))
+        return (marks[-1] - marks[0]) / (len(marks) - 1)  # without its start
+
+    return run
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     print(machine_line())
-    print(f"{'network':<28}{'plain loop':>12}{'ours':>12}{'ratio: median':>16}{'min':>8}{'max':>8}")
+    kinds: dict[str, Callable[[nn.Module, Batch, int], Seconds]] = {
+        "plain loop": plain,
+        "ours": ours,
+        "ours, fused": lambda m, b, n: ours(m, b, n, fused=True),
+        "ours, fused, compiled": lambda m, b, n: ours(m, b, n, fused=True, compiled=True),
+    }
+    if importlib.util.find_spec("lightning") is not None:
+        kinds["Lightning"] = lightning
     cases = [
-        ("64×64×3 CNN, batch 128", cnn, (128, 3, 64, 64), 2, 20),
-        ("16-64-32-32-5, batch 1024", tagger, (1024, 16), 5, 200),
+        ("64×64×3 CNN, batch 128", cnn, (128, 3, 64, 64), 2, 4),
+        ("16-64-32-32-5, batch 1024", tagger, (1024, 16), 5, 100),
     ]
     for name, build, shape, classes, steps in cases:
         torch.manual_seed(1)
         batch = {"x": torch.rand(shape), "y": torch.randint(0, classes, shape[:1])}
-        batches = [batch] * steps
-        plain(build, batches)
-        ours(build, batches)
-        pairs = [(plain(build, batches), ours(build, batches)) for _ in range(7)]
-        ratios = [b / a for a, b in pairs]
-        a, b = (statistics.median(times) * 1e3 for times in zip(*pairs, strict=True))
-        print(
-            f"{name:<28}{a:>9.3f} ms{b:>9.3f} ms{statistics.median(ratios):>16.3f}{min(ratios):>8.3f}{max(ratios):>8.3f}"
-        )
+        runs: dict[str, Seconds] = {}
+        for kind, make in kinds.items():
+            torch.manual_seed(0)
+            with contextlib.suppress(Exception) if "compiled" in kind else contextlib.nullcontext():
+                runs[kind] = make(build(), batch, steps)
+        seconds = {kind: [] for kind in runs}  # type: dict[str, list[float]]
+        for _ in range(ROUNDS):
+            for kind, run in runs.items():
+                seconds[kind].append(run())
+        print(f"{name:<28}{'ms':>10}{'ratio: median':>16}{'min':>8}{'max':>8}")
+        for kind, found in seconds.items():
+            ratios = [mine / other for mine, other in zip(found, seconds["plain loop"], strict=True)]
+            print(
+                f"  {kind:<26}{statistics.median(found) * 1e3:>10.3f}{statistics.median(ratios):>16.3f}"
+                f"{min(ratios):>8.3f}{max(ratios):>8.3f}"
+            )
 
 
 if __name__ == "__main__":
