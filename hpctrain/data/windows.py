@@ -1,5 +1,6 @@
 """The windows of an order that a rank has in memory: each read once, in long pieces, and drawn from at random."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,9 +71,15 @@ class WindowCache:
         self.source = source
         self.names = names
         self._held: dict[int, Held] = {}
+        # A thread that was left behind, in the middle of an epoch, ends with its batch while the next epoch begins.
+        self._lock = threading.Lock()
 
     def take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
-        """The samples of ``pieces`` in order."""
+        """The samples of ``pieces`` in order. Threads take turns."""
+        with self._lock:
+            return self._take(order, epoch, pieces)
+
+    def _take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
         taken = []
         rounds = _rounds(pieces)
         for numbers in rounds:
