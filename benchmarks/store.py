@@ -32,7 +32,7 @@ def blocks(source: Source, order: Order, world: Communicator) -> float:
     parts = [
         piece.window for k in range(order.batches) for piece in order.share_pieces(k, world.rank, world.size)
     ]
-    ranges = [r for window in dict.fromkeys(parts) for r in order.ranges(0, window)]
+    ranges = order.ranges(0, list(dict.fromkeys(parts)))
     world.barrier()
     started = time.perf_counter()
     size = sum(nbytes(source.read_range(*r)) for r in ranges)

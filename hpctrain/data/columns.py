@@ -160,6 +160,18 @@ def part(columns: Columns, start: int, stop: int) -> Columns:
     }
 
 
+def copy_into(columns: Columns, others: Columns) -> None:
+    """Overwrite every value with that of ``others``, which have as many in each row."""
+    for name, values in columns.items():
+        other: Any = others[name]
+        if isinstance(values, np.ndarray):
+            values[...] = other
+            continue
+        values.values[...] = other.values
+        if isinstance(values, SparseRows):
+            values.indices[...] = other.indices
+
+
 def concatenate(parts: Sequence[Columns]) -> Columns:
     """Events of all parts, one after the other."""
     if len(parts) == 1:
@@ -210,27 +222,33 @@ def _gather(parts: Sequence[tuple[Any, Array]]) -> Any:
         return np.concatenate([values[rows] for values, rows in parts])
     bounds = [(values.offsets[rows], values.offsets[rows + 1]) for values, rows in parts]
     offsets = offsets_of(np.concatenate([stops - starts for starts, stops in bounds]))
-    picks: list[list[Any]]
-    """Of each part, what to take of its arrays of items: slices, or one array of places."""
-    if offsets[-1] >= LONG_ROW * (len(offsets) - 1) > 0:
-        picks = [list(map(slice, starts.tolist(), stops.tolist())) for starts, stops in bounds]
-    else:
-        picks = [[_places(starts, stops)] for starts, stops in bounds]
+    pick = _slices if offsets[-1] >= LONG_ROW * (len(offsets) - 1) > 0 else _items
 
     def items(name: str) -> Array:
         arrays = [getattr(values, name) for values, _ in parts]
-        taken: Array = np.concatenate(
-            [a[pick] for a, found in zip(arrays, picks, strict=True) for pick in found]
-        )
-        return taken
+        return pick(arrays, bounds).reshape(int(offsets[-1]), *arrays[0].shape[1:])
 
     if kind is SparseRows:
         return SparseRows(offsets, items("indices"), items("values"))
     return RaggedRows(offsets, items("values"))
 
 
-def _places(starts: Array, stops: Array) -> Array:
-    """Every item between each start and its stop, int64."""
-    offsets = offsets_of(stops - starts)
-    places: Array = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)
-    return places
+def _slices(arrays: Sequence[Array], bounds: Sequence[tuple[Array, Array]]) -> Array:
+    """The items of each array between each of its starts and its stop, copied row by row."""
+    width = arrays[0].itemsize * math.prod(arrays[0].shape[1:])
+    pieces: list[memoryview] = []
+    for array, (starts, stops) in zip(arrays, bounds, strict=True):
+        # Python joins slices of bytes in half the time that numpy takes to concatenate slices of an array.
+        whole = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        pieces += map(whole.__getitem__, map(slice, (starts * width).tolist(), (stops * width).tolist()))
+    return np.frombuffer(bytearray().join(pieces), dtype=arrays[0].dtype)
+
+
+def _items(arrays: Sequence[Array], bounds: Sequence[tuple[Array, Array]]) -> Array:
+    """The same, gathered one by one."""
+    taken = []
+    for array, (starts, stops) in zip(arrays, bounds, strict=True):
+        offsets = offsets_of(stops - starts)
+        taken.append(array[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], stops - starts)])
+    found: Array = np.concatenate(taken)
+    return found

@@ -10,14 +10,14 @@ Global batch ``k`` of an epoch is a fixed set of rows; ranks split it. So the po
 integers, (epoch, samples seen), and a run may stop and go on at another number of ranks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.data.mixing import BlockShuffle
+from hpctrain.data.mixing import BlockShuffle, Ranges
 
 Rows = NDArray[np.int64]
 
@@ -116,16 +116,18 @@ class Order:
         lows = np.clip(first - places[:-1], 0, ends - begins)
         highs = ends - begins if last is None else np.clip(last - places[:-1], 0, ends - begins)
         wanted = np.flatnonzero(lows < highs)
+        begins += self._lane_starts[:-1]
         pieces: list[Piece] = []
-        ends = (begins + highs)[wanted]
         for lane, low, end in zip(
-            wanted.tolist(), (begins + lows)[wanted].tolist(), ends.tolist(), strict=True
+            wanted.tolist(), (begins + lows)[wanted].tolist(), (begins + highs)[wanted].tolist(), strict=True
         ):
-            origin, place = self._lane_start(lane), low
+            place = low
             while place < end:
-                window = self._window_of(lane, place)
-                until = min(end, window.stop - origin)
-                pieces.append(Piece(window, place + origin - window.start, until + origin - window.start))
+                window = self._latest.get(lane)
+                if window is None or not window.start <= place < window.stop:
+                    window = self._latest[lane] = self._window_of(lane, place)
+                until = min(end, window.stop)
+                pieces.append(Piece(window, place - window.start, until - window.start))
                 place = until
         return pieces
 
@@ -136,13 +138,13 @@ class Order:
         ]
         return np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
 
-    def ranges(self, epoch: int, window: Window) -> Iterator[tuple[int, int]]:
-        """The window's rows before they mix, as runs of neighbours (start, stop): what is read from disk."""
-        return self._blocks(epoch).ranges(window.start, window.stop)
+    def ranges(self, epoch: int, windows: Sequence[Window]) -> Ranges:
+        """The windows' rows before they mix, one window after the other, as runs of neighbours: what is read from disk."""
+        return self._blocks(epoch).ranges([(window.start, window.stop) for window in windows])
 
     def window_rows(self, epoch: int, window: Window) -> Rows:
         """The window's rows before they mix, int64 (stop - start,)."""
-        return np.concatenate([np.arange(a, b) for a, b in self.ranges(epoch, window)])
+        return np.concatenate([np.arange(a, b) for a, b in self.ranges(epoch, [window])])
 
     def mixed(self, epoch: int, window: Window) -> Rows:
         """Permutation of the samples of a window."""
@@ -160,16 +162,27 @@ class Order:
     def _blocks(self, epoch: int) -> BlockShuffle:
         return _shuffle(self.samples, self.samples if self._whole else self.block, self.seed, epoch)
 
-    def _lane_start(self, lane: int) -> int:
-        """Lanes differ by one sample at most; the first ones are longer, as places are dealt in turn."""
-        return lane * (self.samples // self._lanes) + min(lane, self.samples % self._lanes)
+    @cached_property
+    def _lane_starts(self) -> Rows:
+        """Place of the first sample of each lane, and past the last lane, int64 (lanes + 1,).
 
-    def _window_of(self, lane: int, sample: int) -> Window:
+        Lanes differ by one sample at most; the first ones are longer, as places are dealt in turn.
+        """
+        lanes = np.arange(self._lanes + 1)
+        return lanes * (self.samples // self._lanes) + np.minimum(lanes, self.samples % self._lanes)
+
+    @cached_property
+    def _latest(self) -> dict[int, Window]:
+        """The window last asked for of each lane: most batches take their samples from the same ones."""
+        return {}
+
+    def _window_of(self, lane: int, place: int) -> Window:
         """Windows of a lane are equal but for the first, whose length rises from one group of lanes to the next: one
         group after the other, not all at once, needs its next windows, and reading is even."""
-        origin, end = self._lane_start(lane), self._lane_start(lane + 1)
         if self._whole:
             return Window(0, 0, 0, self.samples)
+        origin, end = self._lane_starts[lane : lane + 2].tolist()
+        sample = place - origin
         length = self.window // self._lanes
         groups = min(GROUPS, self._lanes)
         first = -(-length * (1 + lane * groups // self._lanes) // groups)

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from hpctrain.data.columns import Columns, RaggedRows, SparseRows, count, index_dtype
+from hpctrain.data.columns import Array, Columns, RaggedRows, SparseRows, count, index_dtype, offsets_of
 from hpctrain.errors import UserError
 from hpctrain.files import read_json
 
@@ -193,20 +193,29 @@ def first_problem(error: ValidationError) -> str:
     return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
 
 
-def no_events(fields: Fields) -> Columns:
-    """Columns without events, of the types and shapes that ``fields`` say."""
-    empty: Columns = {}
+def room(fields: Fields, events: int, counts: Mapping[str, Array]) -> Columns:
+    """Columns of the types and shapes that ``fields`` say, to be filled: only offsets are set.
+
+    ``counts``, int64 (events,): how many values each event has in each sparse and ragged field.
+    """
+    columns: Columns = {}
     for name, field in fields.items():
         if field.kind == "dense":
-            empty[name] = np.zeros((0, *field.shape), dtype=field.dtype)
-        elif field.kind == "ragged":
-            empty[name] = RaggedRows(
-                np.zeros(1, dtype=np.int64), np.zeros((0, *field.shape), dtype=field.dtype)
-            )
+            columns[name] = np.empty((events, *field.shape), dtype=field.dtype)
+            continue
+        offsets = offsets_of(counts[name])
+        items = int(offsets[-1])
+        if field.kind == "ragged":
+            columns[name] = RaggedRows(offsets, np.empty((items, *field.shape), dtype=field.dtype))
         else:
-            indices = np.zeros(0, dtype=index_dtype(math.prod(field.shape)))
-            empty[name] = SparseRows(np.zeros(1, dtype=np.int64), indices, np.zeros(0, dtype=field.dtype))
-    return empty
+            indices = np.empty(items, dtype=index_dtype(math.prod(field.shape)))
+            columns[name] = SparseRows(offsets, indices, np.empty(items, dtype=field.dtype))
+    return columns
+
+
+def no_events(fields: Fields) -> Columns:
+    """Columns without events, of the types and shapes that ``fields`` say."""
+    return room(fields, 0, {name: np.zeros(0, dtype=np.int64) for name in fields})
 
 
 def check(columns: Columns, fields: Fields, where: str, *, hint: str = "") -> int:
@@ -219,13 +228,14 @@ def check(columns: Columns, fields: Fields, where: str, *, hint: str = "") -> in
     except ValueError as error:
         raise UserError(f"{where}: {error}", hint=hint) from error
     for name, field in fields.items():
-        problem = _problem(columns[name], field)
-        if problem:
-            raise UserError(f"{where}: field '{name}': {problem}", hint=hint)
+        found = problem(columns[name], field)
+        if found:
+            raise UserError(f"{where}: field '{name}': {found}", hint=hint)
     return events
 
 
-def _problem(values: Any, field: DenseField | SparseField | RaggedField) -> str | None:
+def problem(values: Any, field: DenseField | SparseField | RaggedField) -> str | None:
+    """What the values of a field have that ``field`` does not allow, in words; None when nothing."""
     kind = {SparseRows: "sparse", RaggedRows: "ragged"}.get(type(values), "dense")
     if kind != field.kind:
         return f"is {kind}, the schema says {field.kind}"
@@ -245,7 +255,7 @@ def _array_problem(values: Any, field: _Field) -> str | None:
 
 
 def _sparse_problem(values: SparseRows, field: _Field) -> str | None:
-    size = int(np.prod(field.shape))
+    size = math.prod(field.shape)
     if values.values.dtype != np.dtype(field.dtype) or values.indices.dtype != index_dtype(size):
         return (
             f"holds {values.values.dtype} at {values.indices.dtype} indices, "
@@ -253,9 +263,9 @@ def _sparse_problem(values: SparseRows, field: _Field) -> str | None:
         )
     if values.values.shape != values.indices.shape or values.values.ndim != 1:
         return f"has {len(values.indices)} indices and {len(values.values)} values"
-    problem = offsets_problem(values.offsets, len(values.values))
-    if problem:
-        return problem
+    found = offsets_problem(values.offsets, len(values.values))
+    if found:
+        return found
     if len(values.indices) and int(values.indices.max()) >= size:
         return f"has an index {int(values.indices.max())} outside its shape {list(field.shape)}"
     # Falls from one cell to the next are right only where a new row begins.

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from hpctrain.data import checksums, schema
 from hpctrain.data.checksums import BLOCK_ROWS
-from hpctrain.data.columns import Array, Columns, RaggedRows, Rows, SparseRows, index_dtype, part
+from hpctrain.data.columns import Array, Columns, Rows, SparseRows, copy_into, index_dtype, part
 from hpctrain.data.schema import SCHEMA_VERSION, Fields, ShardInfo
 from hpctrain.data.stored_array import StoredArray
+from hpctrain.data.stretch import Stretch, room
 from hpctrain.errors import UserError
 from hpctrain.files import write_atomically
 
@@ -156,7 +157,8 @@ class ShardFile:
                             f"{table.dtype} for {blocks} blocks",
                             hint=CURE,
                         )
-                    self._tables[path] = table.read(self._descriptor, 0, blocks)
+                    self._tables[path] = np.empty(blocks, dtype=np.uint64)
+                    table.read(self._descriptor, self._tables[path], 0)
             keep = any(array.needs_hdf5 for array in self._arrays.values())
         finally:
             if not keep:
@@ -170,42 +172,52 @@ class ShardFile:
 
     def read(self, start: int, stop: int, names: Sequence[str]) -> Columns:
         """Rows ``start`` to ``stop`` of the fields named. Raises ``UserError`` when they are not what was written."""
-        first, last = self._blocks(start, stop)
-        rows = {name: self._rows(name, first, last) for name in names}
-        schema.check(rows, {name: self.fields[name] for name in names}, f"shard {self.path}", hint=CURE)
-        return part(rows, start - first, stop - first)
+        stretch = self.measure(start, stop, names)
+        rows = room({name: self.fields[name] for name in names}, [stretch])
+        self.fill(rows, stretch)
+        return rows
 
-    def counts(self, start: int, stop: int, name: str) -> NDArray[np.int64]:
-        """Items of rows ``start`` to ``stop`` of a ragged or sparse field."""
-        first, last = self._blocks(start, stop)
-        return np.diff(self._offsets(name, first, last)[start - first : stop - first + 1])
-
-    def _blocks(self, start: int, stop: int) -> tuple[int, int]:
-        """First row, and past the last one, of the blocks that hold rows ``start`` to ``stop``."""
+    def measure(self, start: int, stop: int, names: Sequence[str]) -> Stretch:
+        """Rows ``start`` to ``stop``, to be read later: their offsets in those of the fields named that have any."""
         if not 0 <= start <= stop <= self.info.events:
             raise IndexError(f"rows {start} to {stop} of {self.info.events}")
-        return start // BLOCK_ROWS * BLOCK_ROWS, min(-(-stop // BLOCK_ROWS) * BLOCK_ROWS, self.info.events)
+        first = start // BLOCK_ROWS * BLOCK_ROWS
+        last = min(-(-stop // BLOCK_ROWS) * BLOCK_ROWS, self.info.events)
+        kept = [name for name in names if self.fields[name].kind != "dense"]
+        return Stretch(start, stop, first, last, {name: self._offsets(name, first, last) for name in kept})
 
-    def _rows(self, name: str, first: int, last: int) -> Rows:
-        field = self.fields[name]
-        places = np.append(np.arange(first, last, BLOCK_ROWS), last)
-        if field.kind == "dense":
-            self._require_layout(name)
-            return self._read(name, places, first)
-        offsets = self._offsets(name, first, last)
-        bounds = offsets[places - first]
-        values = self._read(f"{name}/values", bounds, first)
-        own = offsets - offsets[0]
-        if field.kind == "ragged":
-            return RaggedRows(own, values)
-        return SparseRows(own, self._read(f"{name}/indices", bounds, first), values)
+    def fill(self, rows: Columns, stretch: Stretch) -> None:
+        """Read ``rows``, for which ``room`` was made. Raises ``UserError`` when they are not what was written."""
+        for name, own in rows.items():
+            if stretch.whole:
+                self._fill(name, own, stretch)
+                continue
+            blocks = stretch.blocks
+            around = room({name: self.fields[name]}, [blocks])
+            self._fill(name, around[name], blocks)
+            copy_into({name: own}, part(around, stretch.start - blocks.start, stretch.stop - blocks.start))
+
+    def _fill(self, name: str, rows: Rows, blocks: Stretch) -> None:
+        """The same for one field and whole blocks."""
+        self._require_layout(name)
+        first, places = blocks.first, _places(blocks.first, blocks.last)
+        if isinstance(rows, np.ndarray):
+            self._read(name, rows, places, first)
+        else:
+            bounds = blocks.offsets[name][places - first]
+            self._read(f"{name}/values", rows.values, bounds, first)
+            if isinstance(rows, SparseRows):
+                self._read(f"{name}/indices", rows.indices, bounds, first)
+        problem = schema.problem(rows, self.fields[name])
+        if problem:
+            raise UserError(f"shard {self.path}: field '{name}': {problem}", hint=CURE)
 
     def _offsets(self, name: str, first: int, last: int) -> NDArray[np.int64]:
         """Where rows ``first`` to ``last``, whole blocks, of a sparse or ragged field begin, and the last one ends."""
         self._require_layout(name)
         events, length = self.info.events, self._arrays[f"{name}/values"].shape[0]
-        places = np.append(np.arange(first, last, BLOCK_ROWS), last)
-        offsets = self._read(f"{name}/offsets", places, first, overlap=True)
+        offsets = np.empty(last - first + 1, dtype=np.int64)
+        self._read(f"{name}/offsets", offsets, _places(first, last), first, overlap=True)
         problem = schema.offsets_problem(offsets, length, begin=first == 0, end=last == events)
         if problem:
             raise UserError(f"shard {self.path}: field '{name}': {problem}", hint=CURE)
@@ -238,27 +250,31 @@ class ShardFile:
                 )
         self._known.add(name)
 
-    def _read(self, path: str, bounds: Array, first: int, *, overlap: bool = False) -> Array:
+    def _read(self, path: str, into: Array, bounds: Array, first: int, *, overlap: bool = False) -> None:
         """Items ``bounds[0]`` to ``bounds[-1]`` of an array, checked block by block; ``first`` is the first's row."""
-        start, stop = int(bounds[0]), int(bounds[-1]) + int(overlap)
+        start = int(bounds[0])
         try:
-            array = self._arrays[path].read(self._descriptor, start, stop)
+            self._arrays[path].read(self._descriptor, into, start)
         except Exception as error:
             raise self._unreadable(error, path) from error
-        found = checksums.checksums(array, bounds - start, overlap=overlap)
+        found = checksums.checksums(into, bounds - start, overlap=overlap)
         block = first // BLOCK_ROWS
         wrong = np.flatnonzero(found != self._tables[path][block : block + len(found)])
-        if len(array) != stop - start or len(wrong):
-            row = first + (int(wrong[0]) if len(wrong) else 0) * BLOCK_ROWS
+        if len(wrong):
+            row = first + int(wrong[0]) * BLOCK_ROWS
             raise UserError(
                 f"shard {self.path} is not what was written: dataset '{path}' differs near event {row}",
                 hint=CURE,
             )
-        return array
 
     def _unreadable(self, error: Exception, path: str = "") -> UserError:
         where = f": dataset '{path}'" if path else ""
         return UserError(f"shard {self.path} is not a readable HDF5 shard{where}: {error}", hint=CURE)
+
+
+def _places(first: int, last: int) -> NDArray[np.int64]:
+    """Rows with which blocks from ``first`` on begin, and the last of them ends."""
+    return np.append(np.arange(first, last, BLOCK_ROWS), last)
 
 
 def read_shard(path: Path, fields: Fields, info: ShardInfo, names: Sequence[str] | None = None) -> Columns:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from hpctrain.data.checksums import BLOCK_ROWS
-from hpctrain.data.columns import Array, Columns, concatenate, take
+from hpctrain.data.columns import Array, Columns, part, take
 from hpctrain.data.schema import DatasetInfo, Fields, no_events
 from hpctrain.data.shard_file import CURE, ShardFile
+from hpctrain.data.stretch import room
 from hpctrain.errors import UserError
 
 
@@ -94,16 +95,28 @@ class ShardDataset:
 
     def read_range(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
         """Events ``start`` to ``stop``: one long read of each array of each shard. There may be none."""
-        wanted = list(self.fields) if names is None else list(names)
-        if start == stop and 0 <= start <= self.events:
-            return no_events({name: self.fields[name] for name in wanted})
-        return concatenate(
-            [self._shard(shard).read(low, high, wanted) for shard, low, high in self._pieces(start, stop)]
-        )
+        return self.read_ranges([(start, stop)], names)
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], names: Sequence[str] | None = None) -> Columns:
+        """Events of all ``ranges`` (start, stop), one after the other: read where they stay, nothing is copied."""
+        fields = {name: self.fields[name] for name in (self.fields if names is None else names)}
+        pieces = [piece for start, stop in ranges for piece in self._pieces(start, stop)]
+        if not pieces:
+            return no_events(fields)
+        # Shards by number, not open: there may be more of them than files may be.
+        measured = [
+            (shard, self._shard(shard).measure(low, high, list(fields))) for shard, low, high in pieces
+        ]
+        columns = room(fields, [stretch for _, stretch in measured])
+        place = 0
+        for shard, stretch in measured:
+            self._shard(shard).fill(part(columns, place, place + len(stretch)), stretch)
+            place += len(stretch)
+        return columns
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(shard, first row in it, past the last row in it) of the shards that hold events ``start`` to ``stop``."""
-        if not 0 <= start < stop <= self.events:
+        if not 0 <= start <= stop <= self.events:
             raise IndexError(f"rows {start} to {stop} must lie in 0 to {self.events}")
         shard = int(np.searchsorted(self._starts, start, side="right")) - 1
         while start < stop:
@@ -114,9 +127,10 @@ class ShardDataset:
 
     def counts(self, start: int, stop: int, name: str) -> Any:
         """Items (or stored cells) that events ``start`` to ``stop`` have in a ragged (sparse) field, int64; no values are read."""
-        return np.concatenate(
-            [self._shard(shard).counts(low, high, name) for shard, low, high in self._pieces(start, stop)]
-        )
+        found = [np.zeros(0, dtype=np.int64)]
+        for shard, low, high in self._pieces(start, stop):
+            found.append(self._shard(shard).measure(low, high, [name]).counts(name))
+        return np.concatenate(found)
 
     def read(self, rows: Array, names: Sequence[str] | None = None) -> Columns:
         """The events ``rows`` (int (n,), any order, repeats allowed), in that order."""
@@ -128,10 +142,10 @@ class ShardDataset:
         runs = np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1)
         starts = np.array([run[0] for run in runs]) * BLOCK_ROWS
         stops = np.minimum((np.array([run[-1] for run in runs]) + 1) * BLOCK_ROWS, self.events)
-        parts = [self.read_range(int(a), int(b), names) for a, b in zip(starts, stops, strict=True)]
+        columns = self.read_ranges(list(zip(starts.tolist(), stops.tolist(), strict=True)), names)
         places = np.concatenate([[0], np.cumsum(stops - starts)])
         run_of_row = np.searchsorted(starts, rows, side="right") - 1
-        return take(concatenate(parts), rows - starts[run_of_row] + places[run_of_row])
+        return take(columns, rows - starts[run_of_row] + places[run_of_row])
 
     def column(self, name: str) -> Any:
         """One field of every event, in order."""

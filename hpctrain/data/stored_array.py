@@ -40,22 +40,24 @@ class StoredArray:
             size *= length  # Python's integers: a damaged shape must not wrap round
         return size
 
-    def read(self, descriptor: int, start: int, stop: int) -> Array:
-        """Rows ``start`` to ``stop``; ``descriptor`` is the open file. Raises ``OSError`` and what HDF5 raises."""
+    def read(self, descriptor: int, into: Array, start: int) -> None:
+        """Fill ``into``, contiguous and of the array's type, with its rows from ``start`` on.
+
+        ``descriptor`` is the open file. Raises ``OSError`` and what HDF5 raises.
+        """
+        stop = start + len(into)
         if not 0 <= start <= stop <= self.shape[0]:
             raise ValueError(f"rows {start} to {stop} of {self.shape[0]}")
         if self._dataset is not None or self._place is None:
-            found: Array = np.asarray(self._dataset[start:stop])  # type: ignore[index]
-            return found
-        array = np.empty((stop - start, *self.shape[1:]), dtype=self.dtype)
-        rest = array.reshape(-1).view(np.uint8).data
+            into[...] = self._dataset[start:stop]  # type: ignore[index]
+            return
+        rest = into.reshape(-1).view(np.uint8).data
         place = self._place + start * (self.nbytes // max(1, self.shape[0]))
         while rest:
             count = os.preadv(descriptor, [rest], place)
             if count == 0:
                 raise OSError(f"the file ends at byte {place}")
             rest, place = rest[count:], place + count
-        return array
 
 
 def _place(dataset: h5py.h5d.DatasetID, nbytes: int) -> int | None:

@@ -1,5 +1,6 @@
 """The windows of an order that a rank has in memory: each read once, in long pieces, and drawn from at random."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,13 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpctrain.data.columns import Array, Columns, concatenate, gather, take
+from hpctrain.data.mixing import Ranges
 from hpctrain.data.order import Order, Piece, Window
 from hpctrain.data.schema import Fields
 
 Ints = NDArray[np.int64]
-Ranges = tuple[tuple[int, int], ...]
-"""Runs of neighbouring rows, as (first, past the last)."""
-
 READ_EVENTS = 4096
 """Read at a time: what is checked and copied in one go stays small beside the window."""
 
@@ -30,6 +29,10 @@ class Source(Protocol):
 
     def read_range(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
         """Events ``start`` to ``stop``."""
+        ...
+
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], names: Sequence[str] | None = None) -> Columns:
+        """Events of all ``ranges`` (start, stop), one after the other."""
         ...
 
     def read(self, rows: Array, names: Sequence[str] | None = None) -> Columns:
@@ -68,19 +71,25 @@ class WindowCache:
         self.source = source
         self.names = names
         self._held: dict[int, Held] = {}
+        # A thread that was left behind, in the middle of an epoch, ends with its batch while the next epoch begins.
+        self._lock = threading.Lock()
 
     def take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
-        """The samples of ``pieces`` in order."""
-        taken, places = [], []
-        for numbers in _rounds(pieces):
+        """The samples of ``pieces`` in order. Threads take turns."""
+        with self._lock:
+            return self._take(order, epoch, pieces)
+
+    def _take(self, order: Order, epoch: int, pieces: Sequence[Piece]) -> Columns:
+        taken = []
+        rounds = _rounds(pieces)
+        for numbers in rounds:
             some = [pieces[number] for number in numbers]
             self._hold(order, epoch, [piece.window for piece in some])
             taken.append(gather(self._selections(some)))
-            places.append([np.arange(*ends) for ends in _ends(pieces, numbers)])
         if len(taken) == 1:
             return taken[0]
-        place = np.concatenate([place for found in places for place in found])
-        return take(concatenate(taken), np.argsort(place))
+        place = [np.arange(*ends) for numbers in rounds for ends in _ends(pieces, numbers)]
+        return take(concatenate(taken), np.argsort(np.concatenate(place)))
 
     def _selections(self, pieces: Sequence[Piece]) -> list[tuple[Columns, Ints]]:
         """The rows of ``pieces``, those that follow one another in the same columns together."""
@@ -100,7 +109,7 @@ class WindowCache:
         if not missing:
             return
         lengths = [window.stop - window.start for window in missing]
-        ranges = tuple(run for window in missing for run in order.ranges(epoch, window))
+        ranges = order.ranges(epoch, missing)
         before = self._held.get(missing[0].lane)
         # A small dataset is one window, the same in every epoch: its rows tell windows apart, not its number.
         block = before.block if before is not None and before.block.ranges == ranges else None
@@ -117,12 +126,8 @@ class WindowCache:
         return held is not None and (held.window, held.epoch, held.order) == (window, epoch, order)
 
     def _load(self, ranges: Ranges) -> Columns:
-        parts = [self.source.read_range(start, stop, self.names) for start, stop in _pieces(ranges)]
         rows = [np.arange(start, stop, dtype=np.int64) for start, stop in ranges]
-        columns: Columns = {"row": np.concatenate(rows)}
-        for name in list(parts[0]):  # field by field, so that little is in memory twice
-            columns |= concatenate([{name: part.pop(name)} for part in parts])
-        return columns
+        return {"row": np.concatenate(rows), **self.source.read_ranges(list(_pieces(ranges)), self.names)}
 
 
 class WorkCache(WindowCache):

@@ -1,10 +1,20 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from hpctrain.data.columns import SparseRows, concatenate, count, index_dtype, take
+from hpctrain.data.columns import (
+    LONG_ROW,
+    RaggedRows,
+    SparseRows,
+    concatenate,
+    count,
+    gather,
+    index_dtype,
+    offsets_of,
+    take,
+)
 
 dense_images = hnp.arrays(
     np.float32,
@@ -27,6 +37,29 @@ def test_take_is_indexing(dense, data):
     chosen = np.array(data.draw(rows), dtype=np.int64)
     taken = SparseRows.from_dense(dense).take(chosen)
     np.testing.assert_array_equal(taken.dense(dense.shape[1:]), dense[chosen])
+
+
+@given(
+    st.sampled_from([0, 3, LONG_ROW - 1, LONG_ROW, 3 * LONG_ROW]),
+    st.sampled_from([(), (3,), (2, 2), (0,)]),
+    st.sampled_from(["bool", "uint16", "float32", "float64"]),
+    st.integers(0, 99),
+)
+@example(0, (0,), "float32", 0)
+def test_rows_are_gathered_of_many_parts_whether_long_or_short(length, shape, dtype, seed):
+    rng = np.random.default_rng(seed)
+    parts, expected = [], [np.zeros((0, *shape), dtype)]
+    for events in (4, 1, 6):
+        counts = rng.integers(length // 2, 2 * length + 1, events)
+        values = rng.integers(0, 2, (counts.sum(), *shape)).astype(dtype)
+        rows = rng.integers(0, events, rng.integers(0, 9))
+        parts.append(({"x": RaggedRows(offsets_of(counts), values)}, rows))
+        lists = np.split(values, np.cumsum(counts)[:-1])
+        expected += [lists[row] for row in rows]
+    found = gather(parts)["x"]
+    assert found.values.flags.writeable  # a batch belongs to whoever holds it
+    assert found.counts.tolist() == [len(items) for items in expected[1:]]
+    np.testing.assert_array_equal(found.values, np.concatenate(expected), strict=True)
 
 
 @given(dense_images, dense_images)

@@ -149,13 +149,13 @@ def test_balanced_ranks_see_the_same_batches_and_share_the_work(graphs, size):
 def test_ranks_read_their_own_lanes(graphs, monkeypatch):
     dataset, _ = graphs
     read = []
-    original = ShardDataset.read_range
+    original = ShardDataset.read_ranges
 
-    def spy(self, start, stop, names=None):
-        read.append((start, stop))
-        return original(self, start, stop, names)
+    def spy(self, ranges, names=None):
+        read.extend(ranges)
+        return original(self, ranges, names)
 
-    monkeypatch.setattr(ShardDataset, "read_range", spy)
+    monkeypatch.setattr(ShardDataset, "read_ranges", spy)
     for rank in range(2):
         list(Loader(dataset, rank=rank, size=2).epoch(ORDER, 0))
     # Only in the smaller last batch do two ranks meet in one lane.
@@ -187,8 +187,8 @@ def test_a_batch_belongs_to_whoever_holds_it(dataset):
 
 def test_a_small_dataset_is_read_once(dataset, monkeypatch):
     read = []
-    original = ShardDataset.read_range
-    monkeypatch.setattr(ShardDataset, "read_range", lambda *a: read.append(a[1:3]) or original(*a))
+    original = ShardDataset.read_ranges
+    monkeypatch.setattr(ShardDataset, "read_ranges", lambda *a: read.extend(a[1]) or original(*a))
     loader, order = Loader(dataset), Order(101, 16, seed=2)
     seen = [[b["row"].tolist() for b in loader.epoch(order, epoch)] for epoch in range(3)]
     assert read == [(0, 101)]

@@ -42,12 +42,12 @@ def test_neighbours_part():
 @given(st.integers(1, 500), st.integers(1, 60), st.integers(0, 99), st.data())
 def test_ranges_are_the_places(samples, block, seed, data):
     shuffle = BlockShuffle(samples, block, seed, 0)
-    whole = [row for a, b in shuffle.ranges(0, samples) for row in range(a, b)]
+    whole = [row for a, b in shuffle.ranges([(0, samples)]) for row in range(a, b)]
     assert sorted(whole) == list(range(samples))
-    start = data.draw(st.integers(0, samples - 1))
-    stop = data.draw(st.integers(start + 1, samples))
-    part = [row for a, b in shuffle.ranges(start, stop) for row in range(a, b)]
-    assert part == whole[start:stop]
+    starts = data.draw(st.lists(st.integers(0, samples - 1), max_size=4))
+    places = [(start, data.draw(st.integers(start + 1, samples))) for start in starts]
+    part = [row for a, b in shuffle.ranges(places) for row in range(a, b)]
+    assert part == [row for start, stop in places for row in whole[start:stop]]
 
 
 def batches(order: Order, epoch: int) -> list[np.ndarray]:

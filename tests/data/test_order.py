@@ -61,7 +61,7 @@ def test_windows_are_long_runs_of_neighbours(order, epoch):
     windows = {p.window for k in range(order.batches) for p in order.pieces(k)}
     assert sum(w.stop - w.start for w in windows) == order.samples
     for window in windows:
-        ranges = list(order.ranges(epoch, window))
+        ranges = list(order.ranges(epoch, [window]))
         assert sum(b - a for a, b in ranges) == window.stop - window.start
         if order.samples > order.window:
             assert all(b - a <= order.block for a, b in ranges)

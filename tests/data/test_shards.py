@@ -71,6 +71,9 @@ def test_what_is_written_is_read_however_it_was_cut(tmp_path_factory, per_shard,
     np.testing.assert_array_equal(
         read.counts(low, high, "particles"), everything["particles"].counts[low:high]
     )
+    ranges = [tuple(sorted(rng.integers(0, len(read) + 1, 2).tolist())) for _ in range(rng.integers(0, 6))]
+    rows = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(*ends) for ends in ranges)])
+    same(read.read_ranges(ranges), take(everything, rows))
     assert all(shard.events <= per_shard for shard in read.info.shards)
 
 
@@ -230,9 +233,9 @@ def test_what_a_block_costs_does_not_grow_with_its_shard(tmp_path, monkeypatch):
     read: list[tuple[int, int]] = []
     original = StoredArray.read
 
-    def watched(self, descriptor, start, stop):
-        read.append((stop - start, self.nbytes))
-        return original(self, descriptor, start, stop)
+    def watched(self, descriptor, into, start):
+        read.append((len(into), self.nbytes))
+        original(self, descriptor, into, start)
 
     monkeypatch.setattr(StoredArray, "read", watched)
     same(dataset.read_range(640, 700), part(columns(2000), 640, 700))

@@ -1,12 +1,13 @@
 """Windows in memory: those of the order that is asked for, and no more of them than said."""
 
+import threading
 import weakref
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.data.order import Order
+from hpctrain.data.order import Order, split
 from hpctrain.data.windows import WindowCache
 
 
@@ -16,8 +17,8 @@ class Numbers:
     fields = {}  # noqa: RUF012 - nobody asks
     events = 1000
 
-    def read_range(self, start, stop, names=None):
-        return {"x": np.arange(start, stop)}
+    def read_ranges(self, ranges, names=None):
+        return {"x": np.concatenate([np.arange(start, stop) for start, stop in ranges])}
 
 
 def test_orders_take_turns():
@@ -66,12 +67,48 @@ def test_shares_are_those_of_the_order(order, size):
     """Also where a batch goes through several windows of a lane."""
     caches = [WindowCache(Numbers(), ["x"]) for _ in range(size)]
     for k in range(order.batches):
+        batch = order.global_batch(0, k)
         for rank, cache in enumerate(caches):
             pieces = order.share_pieces(k, rank, size)
             if pieces:
-                np.testing.assert_array_equal(
-                    cache.take(order, 0, pieces)["x"], order.share(0, k, rank, size)
-                )
+                np.testing.assert_array_equal(cache.take(order, 0, pieces)["x"], split(batch, rank, size))
+
+
+def test_a_thread_that_was_left_behind_changes_no_batch():
+    """It goes on with the batch that it had begun, of another epoch, while the next one begins."""
+    reading, go, left = threading.Event(), threading.Event(), threading.Event()
+    order = Order(1000, 64, 1, block=10, window=300, lanes=4)
+    taken = []
+
+    class Slow(Numbers):
+        def read_ranges(self, ranges, names=None):
+            if not reading.is_set():
+                reading.set()
+                go.wait(30)
+            return super().read_ranges(ranges, names)
+
+    class Watched(WindowCache):
+        def _selections(self, pieces):
+            if threading.current_thread() is second:  # between having its windows and taking from them
+                go.set()
+                left.wait(30)
+            return super()._selections(pieces)
+
+    def first_epoch():
+        cache.take(order, 0, order.pieces(0))
+        left.set()
+
+    cache = Watched(Slow(), ["x"])
+    first = threading.Thread(target=first_epoch, daemon=True)
+    second = threading.Thread(target=lambda: taken.append(cache.take(order, 1, order.pieces(0))), daemon=True)
+    first.start()
+    assert reading.wait(30)
+    second.start()
+    go.wait(0.2)
+    go.set()
+    first.join(30)
+    second.join(30)
+    np.testing.assert_array_equal(taken[0]["x"], order.global_batch(1, 0))
 
 
 def test_groups_of_lanes_are_read_together():

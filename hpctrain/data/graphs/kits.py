@@ -13,6 +13,12 @@ from torch import Tensor
 
 LOW = 2**32 - 1
 """The lower half of a key."""
+NETWORK = 256
+"""Numbers that numpy's sorting networks sort at once; in longer rows the smallest are selected first."""
+COLUMNS = 2**12
+"""Columns that leave enough of 32 bits for the distance: with more, too many rows have two that look equal."""
+INFINITE = 0x7F800000
+"""The bits of inf, the largest float32."""
 
 
 class Kit(Protocol):
@@ -34,9 +40,6 @@ class Kit(Protocol):
     def arange(self, start: int, stop: int) -> Any: ...
     def integers(self, array: Any) -> Any: ...
     def doubles(self, array: Any) -> Any: ...
-    def bits(self, array: Any) -> Any:
-        """Those of float32 as int64; they rise as the values do, from 0."""
-
     def absolute(self, array: Any) -> Any:
         """In place."""
 
@@ -67,8 +70,8 @@ class Kit(Protocol):
     def sort(self, keys: Any) -> Any:
         """May sort in place."""
 
-    def least(self, keys: Any, k: int) -> Any:
-        """The ``k`` smallest of each row, rising; ``keys`` may be spoilt."""
+    def least(self, squared: Any, numbers: Any, k: int) -> Any:
+        """Numbers of the ``k`` smallest of each row of float32, rising, equals by number; None: those of the columns."""
 
     def order(self, rows: Any) -> Any:
         """Columns of each row by rising value, equals by column."""
@@ -77,7 +80,7 @@ class Kit(Protocol):
 class NumpyKit:
     """For the CPU; arrays are views of tensors."""
 
-    pairs = 2**16
+    pairs = 2**17
 
     def of(self, tensor: Tensor) -> Any:
         return tensor.numpy()
@@ -105,9 +108,6 @@ class NumpyKit:
 
     def doubles(self, array: Any) -> Any:
         return array.astype(np.float64)
-
-    def bits(self, array: Any) -> Any:
-        return array.view(np.int32).astype(np.int64)
 
     def absolute(self, array: Any) -> Any:
         return np.abs(array, out=array)
@@ -146,15 +146,49 @@ class NumpyKit:
         keys.sort()
         return keys
 
-    def least(self, keys: Any, k: int) -> Any:
-        if keys.shape[-1] > max(256, k):  # the sorting networks of numpy reach so far
-            keys.partition(k - 1, axis=-1)
-            keys = keys[..., :k].copy()
-        keys.sort(axis=-1)
-        return keys[..., :k]
+    def least(self, squared: Any, numbers: Any, k: int) -> Any:
+        *rows, width = squared.shape
+        squared = squared.reshape(-1, width)
+        numbers = None if numbers is None else numbers.reshape(-1, width)
+        if width > COLUMNS:
+            return self._exact(squared, numbers, k).reshape(*rows, k)
+        # Half the bits sort in half the time: the column's number stands in the last bits of the distance. So they
+        # say who is near, but for two distances that differ in no other bits: such rows, few of them, are done again.
+        low = np.int32((1 << (width - 1).bit_length()) - 1)
+        keys = squared.view(np.int32) & ~low
+        keys |= np.arange(width, dtype=np.int32)
+        some = min(k + 1, width)
+        keys = _smallest(keys, some)
+        distance = (keys | low).reshape(-1)
+        equal = np.flatnonzero(distance[1:] == distance[:-1])
+        equal = equal[(equal % some != some - 1) & (distance[equal] < INFINITE)]
+        found = (keys[:, :k] & low).astype(np.int64)
+        if numbers is not None:
+            found = np.take_along_axis(numbers, found, -1)
+        if len(equal):
+            again = np.unique(equal // some)
+            found[again] = self._exact(squared[again], None if numbers is None else numbers[again], k)
+        return found.reshape(*rows, k)
+
+    @staticmethod
+    def _exact(squared: Any, numbers: Any, k: int) -> Any:
+        """The same by all bits: distance above, number below, a key that no other equals."""
+        keys = squared.view(np.int32).astype(np.int64)
+        keys <<= 32
+        keys += np.arange(squared.shape[-1]) if numbers is None else numbers
+        return _smallest(keys, k) & LOW
 
     def order(self, rows: Any) -> Any:
         return np.argsort(rows, axis=-1, kind="stable")
+
+
+def _smallest(keys: Any, k: int) -> Any:
+    """The ``k`` smallest of each row, rising; spoils ``keys``."""
+    if keys.shape[-1] > max(NETWORK, k):
+        keys.partition(k - 1, axis=-1)
+        keys = keys[:, :k].copy()
+    keys.sort(axis=-1)
+    return keys[:, :k]
 
 
 class TorchKit:
@@ -193,9 +227,6 @@ class TorchKit:
     def doubles(self, array: Any) -> Any:
         return array.to(torch.float64)
 
-    def bits(self, array: Any) -> Any:
-        return array.view(torch.int32).to(torch.int64)
-
     def absolute(self, array: Any) -> Any:
         return array.abs_()
 
@@ -232,8 +263,12 @@ class TorchKit:
     def sort(self, keys: Any) -> Any:
         return torch.sort(keys).values
 
-    def least(self, keys: Any, k: int) -> Any:
-        return torch.topk(keys, k, largest=False, sorted=True).values
+    def least(self, squared: Any, numbers: Any, k: int) -> Any:
+        # Distance above, number below: one key that no other equals.
+        keys = squared.view(torch.int32).to(torch.int64)
+        keys <<= 32
+        keys += self.arange(0, squared.shape[-1]) if numbers is None else numbers
+        return torch.topk(keys, k, largest=False, sorted=True).values.bitwise_and_(LOW)
 
     def order(self, rows: Any) -> Any:
         return torch.sort(rows, stable=True).indices

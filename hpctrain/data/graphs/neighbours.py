@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpctrain.data.graphs.kits import LOW, Kit
+from hpctrain.data.graphs.kits import Kit
 
 Ints = NDArray[np.int64]
 
@@ -139,13 +139,7 @@ def least(kit: Kit, squared: Any, numbers: Any, k: int) -> Any:
     if squared.itemsize == 8:
         columns = kit.order(squared)[..., :k]
         return columns if numbers is None else kit.pick(numbers, columns)
-    # Distance above, number below: one key that no other equals.
-    keys = kit.bits(squared)
-    keys <<= 32
-    keys += kit.arange(0, squared.shape[-1]) if numbers is None else numbers
-    keys = kit.least(keys, k)
-    keys &= LOW
-    return keys
+    return kit.least(squared, numbers, k)
 
 
 def within(cloud: Cloud, low: float, high: float, loops: bool) -> Any:

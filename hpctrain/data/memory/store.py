@@ -109,36 +109,10 @@ class MemoryStore:
 
     def read_range(self, start: int, stop: int, names: Sequence[str] | None = None) -> Columns:
         """Events ``start`` to ``stop``: one fetch of each array from each rank that holds some of them."""
-        if not 0 <= start < stop <= self.events:
-            raise IndexError(f"rows {start} to {stop} must lie in 0 to {self.events}")
-        return self._fetch([(start, stop)], names)
+        return self.read_ranges([(start, stop)], names)
 
-    def read(self, rows: Array, names: Sequence[str] | None = None) -> Columns:
-        """The events ``rows`` (int (n,), any order, repeats allowed), in that order."""
-        rows = np.asarray(rows, dtype=np.int64)
-        if len(rows) == 0 or rows.min() < 0 or rows.max() >= self.events:
-            raise IndexError(f"rows must be some of 0 to {self.events - 1}")
-        wanted, place = np.unique(rows, return_inverse=True)
-        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
-        return take(self._fetch([(int(run[0]), int(run[-1]) + 1) for run in runs], names), place)
-
-    def counts(self, start: int, stop: int, name: str) -> Ints:
-        """Items (or stored cells) of events ``start`` to ``stop`` in a ragged (sparse) field, int64 (stop - start,)."""
-        if not 0 <= start < stop <= self.events:
-            raise IndexError(f"rows {start} to {stop} must lie in 0 to {self.events}")
-        pieces = list(self._pieces([(start, stop)]))
-        starts = self._begin_starts(name, pieces)
-        self._wait(pieces)
-        return np.concatenate([np.diff(found) for found in starts])
-
-    def close(self) -> None:
-        """Give the memory back. All ranks call it, or leave it to ``close`` of the communicator.
-
-        Threads that read at that time, as those of a loader do, get what they read whole, or a ``ValueError``.
-        """
-        self._memory.close()
-
-    def _fetch(self, ranges: Sequence[tuple[int, int]], names: Sequence[str] | None) -> Columns:
+    def read_ranges(self, ranges: Sequence[tuple[int, int]], names: Sequence[str] | None = None) -> Columns:
+        """Events of all ``ranges`` (start, stop), one after the other."""
         wanted = list(self.fields) if names is None else list(names)
         pieces = list(self._pieces(ranges))
         events = sum(piece.events for piece in pieces)
@@ -161,6 +135,29 @@ class MemoryStore:
             self._wait(pieces)
         return {name: columns[name] for name in wanted}
 
+    def read(self, rows: Array, names: Sequence[str] | None = None) -> Columns:
+        """The events ``rows`` (int (n,), any order, repeats allowed), in that order."""
+        rows = np.asarray(rows, dtype=np.int64)
+        if len(rows) == 0 or rows.min() < 0 or rows.max() >= self.events:
+            raise IndexError(f"rows must be some of 0 to {self.events - 1}")
+        wanted, place = np.unique(rows, return_inverse=True)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+        return take(self.read_ranges([(int(run[0]), int(run[-1]) + 1) for run in runs], names), place)
+
+    def counts(self, start: int, stop: int, name: str) -> Ints:
+        """Items (or stored cells) of events ``start`` to ``stop`` in a ragged (sparse) field, int64 (stop - start,)."""
+        pieces = list(self._pieces([(start, stop)]))
+        starts = self._begin_starts(name, pieces)
+        self._wait(pieces)
+        return np.concatenate([np.diff(found) for found in starts])
+
+    def close(self) -> None:
+        """Give the memory back. All ranks call it, or leave it to ``close`` of the communicator.
+
+        Threads that read at that time, as those of a loader do, get what they read whole, or a ``ValueError``.
+        """
+        self._memory.close()
+
     def _begin_starts(self, name: str, pieces: Sequence["Piece"]) -> list[Ints]:
         """Where in its owner's values each event of each piece begins, and the last one ends."""
         arrays = [np.empty(piece.events + 1, dtype=np.int64) for piece in pieces]
@@ -182,6 +179,8 @@ class MemoryStore:
 
     def _pieces(self, ranges: Sequence[tuple[int, int]]) -> Iterator["Piece"]:
         for start, stop in ranges:
+            if not 0 <= start < stop <= self.events:
+                raise IndexError(f"rows {start} to {stop} must lie in 0 to {self.events}")
             first = int(np.searchsorted(self._starts, start, side="right")) - 1
             for owner in range(first, len(self._parts)):
                 part = self._parts[owner]

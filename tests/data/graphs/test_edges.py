@@ -327,47 +327,6 @@ def test_half_precision_is_searched_in_single(dtype):
     )
 
 
-META = torch.device("meta")
-
-
-def nothing_there(counts: list[int], features: int = 2) -> neighbours.Cloud:
-    """Points on torch's device without data: whatever would wait for a GPU, or mix it with the host, is an error."""
-    bounds = offsets_of(np.array(counts))
-    kit = TorchKit(META)
-    kit.pairs = 100
-    columns = tuple(torch.empty(int(bounds[-1]) + 1, device=META) for _ in range(features))
-    return neighbours.Cloud(kit, columns, 1, bounds)
-
-
-@pytest.mark.parametrize("loops", [True, False])
-@pytest.mark.parametrize("counts", [[3, 0, 12, 12, 1], [5, 5, 5], [1, 1], [40]])
-def test_the_nearest_of_all_pairs_are_found_without_waiting_for_the_device(counts, loops):
-    edges = neighbours.nearest(nothing_there(counts), 4, loops)
-    assert edges.device == META
-    assert edges.dtype == torch.int64
-    assert edges.shape == (2, sum(n * min(4, n if loops else n - 1) for n in counts))
-
-
-def test_waiting_for_the_device_would_be_an_error_there():
-    """What ``radius`` must do, as nobody knows how many edges there are: so the test above can fail."""
-    with pytest.raises(NotImplementedError, match="nonzero"):
-        neighbours.within(nothing_there([3, 12]), -1.0, 0.4, False)
-    with pytest.raises(RuntimeError, match="item"):
-        graphs.knn(torch.empty(5, 2, device=META), torch.tensor([0, 5]), 2, phi=1)
-
-
-def test_what_follows_from_edges_waits_for_nothing():
-    offsets, edges = (
-        torch.empty(6, dtype=torch.int64, device=META),
-        torch.empty(2, 30, dtype=torch.int64, device=META),
-    )
-    assert graphs.event_of_item(offsets, 12).shape == (12,)
-    assert graphs.edge_offsets(edges, offsets).shape == (6,)
-    assert graphs.edge_attributes(torch.empty(12, 2, device=META), edges, phi=1).shape == (30, 3)
-    with pytest.raises(RuntimeError, match="output_size"):
-        graphs.event_of_item(offsets)
-
-
 def test_memory_is_that_of_pieces_not_of_all_pairs():
     """An event of 4,000 has 16 million pairs: 64 MB for one float each. Small ones beside it are not padded to it."""
     rng = np.random.default_rng(3)
