@@ -61,7 +61,7 @@ def sweep_file(tmp_path: Path, toy_shards: Path) -> Callable[..., Path]:
             "output": str(tmp_path / "runs"),
             "generate": {"kind": "shards", "path": str(toy_shards)},
             "task": {"model": {"filters": [4, 4], "hidden": 8}},
-            "training": {"epochs": 1, "global_batch_size": 32, "warmup_steps": 2},
+            "training": {"epochs": 1, "global_batch_size": 32, "schedule": {"warmup_steps": 2}},
         }
         content = {
             "name": "toys",
