@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import hpctrain
-from hpctrain import data_commands, stopping
+from hpctrain import data_commands, data_options, stopping
 from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
 from hpctrain.registry import nearest
@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, example) in _STEPS.items():
         _add_steps(commands, name, text, example)
     _add_export(commands)
-    data_commands.add(commands)
+    data_options.add(commands)
     commands.add_parser(
         "doctor",
         help="Say what this machine has and what is missing for which step.",
