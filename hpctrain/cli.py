@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import hpctrain
-from hpctrain import data_commands, stopping
+from hpctrain import data_commands, data_options, stopping
 from hpctrain.errors import InternalError, Stopped, UserError
 from hpctrain.files import as_user_error
 from hpctrain.launch.binding import Seat
@@ -226,7 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_lr_find(commands)
     _add_tune(commands)
     _add_export(commands)
-    data_commands.add(commands)
+    data_options.add(commands)
     commands.add_parser(
         "doctor",
         help="Say what this machine has and what is missing for which step.",

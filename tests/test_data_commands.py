@@ -20,7 +20,7 @@ from hpctrain.data.columns import RaggedRows
 from hpctrain.data.schema import DenseField, RaggedField
 from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.data.shards import ShardDataset
-from hpctrain.data_commands import COMMANDS
+from hpctrain.data_options import COMMANDS
 
 FIELDS = {
     "particles": RaggedField(shape=(3,), features=("pt", "eta", "phi")),

@@ -284,8 +284,10 @@ def offsets_problem(offsets: Any, values: int, *, begin: bool = True, end: bool 
 
     ``begin`` and ``end``: whether they are those of the first and of the last rows; between, the rest is unknown.
     """
-    if offsets.dtype != np.int64 or offsets.ndim != 1 or not len(offsets):
-        return f"has offsets of type {offsets.dtype}{list(offsets.shape)}, they must be int64"
+    if offsets.dtype != np.int64 or offsets.ndim != 1:
+        return f"has offsets of type {offsets.dtype}{list(offsets.shape)}, they must be int64 (rows + 1,)"
+    if not len(offsets):
+        return "has no offsets: without rows there is one, 0"
     if (offsets[0] != 0 if begin else offsets[0] < 0) or (offsets[1:] < offsets[:-1]).any():
         return "has offsets that do not rise from 0"
     if offsets[-1] != values if end else offsets[-1] > values:

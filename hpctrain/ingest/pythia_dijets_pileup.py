@@ -180,6 +180,7 @@ class PythiaDijetsPileup(Generation):
             "label": pythia_label(
                 f"particle level, no detector, perfect vertices of charged particles; pileup mu = {c.mu:g}"
             ),
+            "units": {"pt": "GeV", "mass": "GeV", "z": "mm", "t": "ps"},
             "pileup": describe_pileup(c.mu, c.pool),
             "particles": f"visible, pT > {c.particle_pt_min:g} GeV, |eta| < {c.particle_eta_max:g}; by falling pT; "
             f"vertex (0: leading) known of charged ones to |eta| = {c.tracker_eta_max:g}, else {UNKNOWN:g}; "

@@ -94,6 +94,7 @@ class PythiaWholeDetector(Generation):
         pileup = f", pileup mu = {mu:g}" if mu else ""
         return {
             "label": pythia_label(DETECTOR_LABEL + pileup),
+            "units": {"sum_mass": "GeV"},
             "detector": {
                 **describe_detector(),
                 "pileup": describe_pileup(mu, self.config.pileup_pool) if mu else 0,

@@ -5,40 +5,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.data.columns import RaggedRows, SparseRows, part
-from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.columns import part
+from hpctrain.data.schema import DatasetInfo, DenseField
 from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.data.shards import ShardDataset
 from hpctrain.errors import UserError
 
-FIELDS = {
-    "image": SparseField(shape=(3, 8, 8)),
-    "label": DenseField(dtype="int64"),
-    "jets": DenseField(shape=(5, 4)),
-    "particles": RaggedField(shape=(3,), features=("pt", "eta", "phi")),
-}
 ONE = {"x": DenseField(dtype="int64")}
-
-
-def columns(events, seed=0):
-    rng = np.random.default_rng(seed)
-    image = (rng.random((events, 3, 8, 8)) * (rng.random((events, 3, 8, 8)) < 0.1)).astype(np.float32)
-    return {
-        "image": SparseRows.from_dense(image),
-        "label": np.arange(events),
-        "jets": rng.random((events, 5, 4)).astype(np.float32),
-        "particles": RaggedRows.from_lists([rng.random((n, 3)) for n in rng.integers(0, 6, events)], (3,)),
-    }
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=5), st.integers(1, 60_000))
-def test_where_shards_end_follows_from_the_events_not_from_the_pieces(tmp_path_factory, pieces, shard_bytes):
+def test_where_shards_end_follows_from_the_events_not_from_the_pieces(
+    columns, fields, tmp_path_factory, pieces, shard_bytes
+):
     """… and so does every byte written."""
     everything = columns(sum(pieces))
     infos = []
     for cuts in (pieces, [sum(pieces)]):
-        with ShardWriter(tmp_path_factory.mktemp("x") / "d", FIELDS, shard_bytes=shard_bytes) as writer:
+        with ShardWriter(tmp_path_factory.mktemp("x") / "d", fields, shard_bytes=shard_bytes) as writer:
             start = 0
             for size in cuts:
                 writer.append(part(everything, start, start + size))
@@ -71,17 +56,17 @@ def test_a_piece_belongs_to_the_caller_again_once_it_is_appended(tmp_path):
         (lambda c: c.update(label=c["label"][:-1]), "different numbers of rows"),
     ],
 )  # fmt: skip
-def test_wrong_events_are_not_written(tmp_path, change, words):
+def test_wrong_events_are_not_written(tmp_path, change, words, columns, fields):
     wrong = columns(8)
     change(wrong)
-    with pytest.raises(UserError, match=words), ShardWriter(tmp_path / "d", FIELDS) as writer:
+    with pytest.raises(UserError, match=words), ShardWriter(tmp_path / "d", fields) as writer:
         writer.append(wrong)
     assert not (tmp_path / "d").exists()
 
 
-def test_an_exception_leaves_no_dataset(tmp_path):
+def test_an_exception_leaves_no_dataset(tmp_path, columns, fields):
     wrong = {**columns(8), "label": np.zeros(3)}
-    writer = ShardWriter(tmp_path / "d", FIELDS, events_per_shard=4)
+    writer = ShardWriter(tmp_path / "d", fields, events_per_shard=4)
     writer.append(columns(8))
     with pytest.raises(UserError), writer:
         writer.append(wrong)

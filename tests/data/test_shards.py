@@ -11,37 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpctrain.data.columns import RaggedRows, SparseRows, nbytes, part, take
+from hpctrain.data.columns import nbytes, part, take
 from hpctrain.data.loader import Loader
-from hpctrain.data.schema import DatasetInfo, DenseField, RaggedField, SparseField
+from hpctrain.data.schema import DatasetInfo
 from hpctrain.data.shard_file import write_shard
 from hpctrain.data.shard_writer import ShardWriter
 from hpctrain.data.shards import ShardDataset
 from hpctrain.data.stored_array import StoredArray
 from hpctrain.errors import UserError
 
-FIELDS = {
-    "image": SparseField(shape=(3, 8, 8)),
-    "label": DenseField(dtype="int64"),
-    "jets": DenseField(shape=(5, 4)),
-    "particles": RaggedField(shape=(3,), features=("pt", "eta", "phi")),
-}
-
-
-def columns(events, seed=0):
-    rng = np.random.default_rng(seed)
-    image = (rng.random((events, 3, 8, 8)) * (rng.random((events, 3, 8, 8)) < 0.1)).astype(np.float32)
-    return {
-        "image": SparseRows.from_dense(image),
-        "label": np.arange(events),
-        "jets": rng.random((events, 5, 4)).astype(np.float32),
-        "particles": RaggedRows.from_lists([rng.random((n, 3)) for n in rng.integers(0, 6, events)], (3,)),
-    }
-
 
 @pytest.fixture
-def dataset(tmp_path):
-    with ShardWriter(tmp_path / "d", FIELDS, provenance={"label": "test"}, events_per_shard=16) as writer:
+def dataset(tmp_path, columns, fields):
+    with ShardWriter(tmp_path / "d", fields, provenance={"label": "test"}, events_per_shard=16) as writer:
         writer.append(columns(50))
     return tmp_path / "d"
 
@@ -53,10 +35,12 @@ def dataset(tmp_path):
     st.integers(0, 99),
     st.sampled_from(["none", "zstd"]),
 )
-def test_what_is_written_is_read_however_it_was_cut(tmp_path_factory, per_shard, pieces, seed, compression):
+def test_what_is_written_is_read_however_it_was_cut(
+    columns, fields, tmp_path_factory, per_shard, pieces, seed, compression
+):
     folder = tmp_path_factory.mktemp("x") / "d"
     everything = columns(sum(pieces), seed)
-    with ShardWriter(folder, FIELDS, events_per_shard=per_shard, compression=compression) as writer:
+    with ShardWriter(folder, fields, events_per_shard=per_shard, compression=compression) as writer:
         start = 0
         for size in pieces:
             writer.append(part(everything, start, start + size))
@@ -137,11 +121,11 @@ def test_threads_read_at_once_with_few_files_open(dataset, monkeypatch):
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_bytes_of_a_row_are_those_in_memory(tmp_path, compression):
+def test_bytes_of_a_row_are_those_in_memory(tmp_path, compression, columns, fields):
     """… by which a window is chosen that fits into it."""
     content = columns(1000)
     content["jets"][:] = 1.0  # compresses to nothing
-    with ShardWriter(tmp_path / "d", FIELDS, events_per_shard=64, compression=compression) as writer:
+    with ShardWriter(tmp_path / "d", fields, events_per_shard=64, compression=compression) as writer:
         writer.append(content)
     assert ShardDataset.open(tmp_path / "d").row_bytes == pytest.approx(nbytes(content) / 1000, rel=0.02)
 
@@ -164,8 +148,8 @@ def test_unfinished_dataset_says_so(tmp_path):
         ShardDataset.open(tmp_path / "d")
 
 
-def test_a_dataset_without_events_is_read_as_such(tmp_path):
-    with ShardWriter(tmp_path / "d", FIELDS):
+def test_a_dataset_without_events_is_read_as_such(tmp_path, columns, fields):
+    with ShardWriter(tmp_path / "d", fields):
         pass
     empty = ShardDataset.open(tmp_path / "d")
     assert (len(empty), empty.row_bytes, list(empty.chunks(["label"]))) == (0, 0.0, [])
@@ -176,13 +160,13 @@ def test_a_dataset_without_events_is_read_as_such(tmp_path):
         empty.read_range(0, 1)
 
 
-def test_a_shard_without_events_among_others(tmp_path):
+def test_a_shard_without_events_among_others(tmp_path, columns, fields):
     """Ours has none, but the format allows it."""
     infos = [
-        write_shard(tmp_path / f"shard-{n}.h5", FIELDS, part(columns(70), *range_))
+        write_shard(tmp_path / f"shard-{n}.h5", fields, part(columns(70), *range_))
         for n, range_ in enumerate([(0, 0), (0, 30), (30, 30), (30, 70), (70, 70)])
     ]
-    info = DatasetInfo(events=70, fields=FIELDS, shards=tuple(infos))
+    info = DatasetInfo(events=70, fields=fields, shards=tuple(infos))
     (tmp_path / "dataset.json").write_text(info.model_dump_json())
     dataset = ShardDataset.open(tmp_path)
     same(dataset.read_range(0, 70), columns(70))
@@ -190,9 +174,9 @@ def test_a_shard_without_events_among_others(tmp_path):
     same(dataset.read(rows), take(columns(70), rows))
 
 
-def test_few_files_are_enough_for_many_shards(tmp_path):
+def test_few_files_are_enough_for_many_shards(tmp_path, columns, fields):
     """… and one that has none left says how to have more."""
-    with ShardWriter(tmp_path / "d", FIELDS, events_per_shard=2) as writer:
+    with ShardWriter(tmp_path / "d", fields, events_per_shard=2) as writer:
         writer.append(columns(200))
     code = f"""
 import os, resource
@@ -224,9 +208,9 @@ else:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_what_a_block_costs_does_not_grow_with_its_shard(tmp_path, monkeypatch):
+def test_what_a_block_costs_does_not_grow_with_its_shard(tmp_path, monkeypatch, columns, fields):
     """Of offsets, too, only those are read that the events asked for need."""
-    with ShardWriter(tmp_path / "d", FIELDS) as writer:
+    with ShardWriter(tmp_path / "d", fields) as writer:
         writer.append(columns(2000))
     dataset = ShardDataset.open(tmp_path / "d")
     dataset.read_range(0, 1)
@@ -247,8 +231,8 @@ def test_what_a_block_costs_does_not_grow_with_its_shard(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"userblock_size": 512}, {"libver": "latest"}, {"libver": "v108"}])
-def test_files_of_other_layouts_are_read_alike(tmp_path, options):
-    with ShardWriter(tmp_path / "d", FIELDS) as writer:
+def test_files_of_other_layouts_are_read_alike(tmp_path, options, columns, fields):
+    with ShardWriter(tmp_path / "d", fields) as writer:
         writer.append(columns(150))
     info = DatasetInfo.read(tmp_path / "d")
     path = tmp_path / "d" / "shard-00000.h5"

@@ -85,6 +85,7 @@ def test_provenance(done: tuple[RunDirectory, dict[str, Any]]) -> None:
     assert provenance["label"] == (
         "Pythia 8.317, particle level, no detector, perfect vertices of charged particles; pileup mu = 15"
     )
+    assert provenance["units"] == {"pt": "GeV", "mass": "GeV", "z": "mm", "t": "ps"}
     assert "60 collisions generated for each chunk, drawn with replacement" in provenance["pileup"]["pool"]
     # 36/fb of 60 to 120 GeV: the weight makes the 40 events stand for all of them.
     process = provenance["processes"][0]

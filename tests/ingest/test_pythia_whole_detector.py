@@ -93,6 +93,7 @@ def test_provenance_says_what_this_is(done: tuple[RunDirectory, dict[str, Any]])
     provenance = ShardDataset.open(done[0].data / "train").provenance
     assert provenance["label"] == "Pythia 8.317, Delphes-ATLAS-like parametrised simulation"
     assert provenance["seed"] == 5
+    assert provenance["units"] == {"sum_mass": "GeV"}
     assert provenance["luminosity_fb"] == 36
     assert provenance["generator"]["pythia8mc"] == "8.317.2"
     assert provenance["not_generated"].startswith("QCD with pT-hat below 1800 GeV, above 2500 GeV; ")

@@ -176,7 +176,7 @@ def _cloud(positions: Tensor, offsets: Tensor, phi: int | None) -> Cloud:
         positions = positions.float()
     kit = _kit(positions)
     columns = [kit.column(kit.of(positions), number) for number in range(positions.shape[1])]
-    if len(positions) and not float(positions.abs().max()) < LARGEST:
+    if len(positions) and not float(abs(kit.of(positions)).max()) < LARGEST:
         raise UserError(
             f"positions are NaN, infinite or not below {LARGEST:g}",
             hint="`hpctrain data verify` finds NaN and infinity in shards",
